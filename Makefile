@@ -1,0 +1,64 @@
+# Every target makes its own environment first and does nothing twice.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-long check format up down topics register-schemas bench lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}. Name another one: make PYTHON=/path/to/python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(READY) ## The environment: .venv with every dependency, each checked against its hash
+
+up: $(READY) ## Start Kafka and the schema registry here, without Docker or Java
+	@$(BIN)/python -m pipeline.local up
+
+down: $(READY) ## Stop them; the data stays
+	@$(BIN)/python -m pipeline.local down
+
+topics: $(READY) ## Create the declared topics that are missing, then describe them
+	@$(BIN)/python -m pipeline.topics apply $(ARGS)
+
+register-schemas: $(READY) ## Register schemas/, refusing what breaks compatibility
+	@$(BIN)/python -m pipeline.schemas register $(ARGS)
+
+demo: $(READY) ## 25 900 real invoices, from a file to a table, end to end
+	@$(BIN)/python examples/demo.py
+
+test: $(READY) ## Unit, stage and integration tests, on a real broker and registry of their own
+	$(BIN)/python -m pytest $(ARGS)
+
+test-long: $(READY) ## What make test leaves out because it takes minutes
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+check: $(READY) ## Lint, types, import contracts, links of the docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pipeline.schemas check
+	$(BIN)/python -m pytest -q tests/docs
+
+format: $(READY) ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## Throughput as ratios to the raw client's own rate, on a stack of its own
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: ## Resolve the dependencies anew into requirements/ (needs uv)
+	uv pip compile pyproject.toml --all-extras --group dev $(LOCK) --upgrade --output-file requirements/dev.txt
+	uv pip compile pyproject.toml --extra postgres $(LOCK) --constraint requirements/dev.txt --output-file requirements/runtime.txt
+
+clean: ## Remove what the tools left in the checkout
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""What the pipeline costs over the bare client: `make bench`."""

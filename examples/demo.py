@@ -1,0 +1,114 @@
+"""`make demo`: the main job on 25 900 real invoices, end to end, with the same commands that a user runs.
+
+Every figure is counted in this run: the commands' own totals, and then the store, the dead letters and the group's lag as
+they lie there, restricted to what this run published (by the offsets that the topic had before).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select
+
+from pipeline import settings, wiring
+from pipeline.sinks.sql import OrderStore, orders
+from pipeline.telemetry import exit_codes, say
+
+INPUT = Path(__file__).with_name("online-retail-orders.ndjson.gz")
+
+
+def main() -> None:
+    """Stack, topics, schemas, produce, consume, and the report."""
+    started = time.monotonic()
+    _run("pipeline.local", "up")
+    environment = _run("pipeline.local", "env", quiet=True)
+    os.environ.update(line.removeprefix("export ").split("=", 1) for line in environment.splitlines())
+    _run("pipeline.topics", "apply", quiet=True)
+    _run("pipeline.schemas", "register", quiet=True)
+    configured = settings.load()
+    kafka = configured.kafka
+    cluster = wiring.cluster(configured)
+    if left := sum(cluster.lag(kafka.consumer_group, kafka.topic).values()):
+        say(f"{left} records of an earlier run are still to be worked off: first those")
+        _run("pipeline.consume", "--until-end")
+    before, letters_before = cluster.end_offsets(kafka.topic), cluster.end_offsets(kafka.dead_letter_topic)
+
+    produced = _run_json("pipeline.produce", "--input", str(INPUT), "--rejects", "rejects.ndjson", allowed=(0, 3))
+    consumed = _run_json("pipeline.consume", "--until-end")
+
+    letters = sum(cluster.end_offsets(kafka.dead_letter_topic).values()) - sum(letters_before.values())
+    stored, total, customers = _stored_since(configured, before)
+    lag = sum(cluster.lag(kafka.consumer_group, kafka.topic).values())
+    rows = [
+        ("read", produced["read"], INPUT.name),
+        ("refused at the edge", produced["refused"], "rejects.ndjson says why, line by line"),
+        ("published", produced["published"], f"acknowledged in {kafka.topic}"),
+        ("stored", stored, f"rows in {_store_name(configured)}"),
+        ("total", f"{total:,.2f}".replace(",", " "), "pounds in those rows"),
+        ("customers", customers, "different ones in those rows"),
+        ("dead letters", letters, f"acknowledged in {kafka.dead_letter_topic}"),
+        ("lag", lag, f"of the group {kafka.consumer_group}"),
+    ]
+    for name, value, words in rows:
+        figure = f"{value:,}".replace(",", " ") if isinstance(value, int) else value
+        print(f"{name:<20} {figure:>14}   {words}")
+    print(
+        f"\nproduced in {produced['seconds']:.1f} s, consumed in {consumed['seconds']:.1f} s, "
+        f"{time.monotonic() - started:.0f} s in all"
+    )
+    say(
+        "\nThe stack is still up. To look at next:\n"
+        "  .venv/bin/python -m pipeline.deadletters stats     why letters were written, then: list, show ID\n"
+        "  .venv/bin/python -m pipeline.topics describe       partitions, leaders, replicas in sync\n"
+        "  .venv/bin/python -m pipeline.schemas list          subjects, versions, ids\n"
+        "  make down                                          stop it; the data stay"
+    )
+    if produced["failed"] or consumed["consumed"] != produced["published"] or lag:
+        sys.exit(1)
+
+
+def _stored_since(configured: settings.Settings, before: dict[int, int]) -> tuple[int, Any, int]:
+    """Rows, sum of amounts and customers of what this run stored: each row knows the offset it came from."""
+    store = OrderStore(configured.store.url.get_secret_value())
+    new = or_(
+        *(and_(orders.c.source_partition == each, orders.c.source_offset >= start) for each, start in before.items())
+    )
+    try:
+        with store.engine.connect() as connection:
+            # Summed here: SQLite's own sum would be a binary float.
+            found = connection.execute(select(orders.c.amount).where(new)).scalars().all()
+            customers = connection.execute(select(func.count(orders.c.customer_id.distinct())).where(new)).scalar_one()
+    finally:
+        store.close()
+    return len(found), sum(found), customers
+
+
+def _store_name(configured: settings.Settings) -> str:
+    return configured.store.url.get_secret_value().rpartition("@")[2].removeprefix("sqlite:///")
+
+
+def _run_json(module: str, *arguments: str, allowed: tuple[int, ...] = (0,)) -> Any:
+    return json.loads(_run(module, *arguments, "--json", allowed=allowed).splitlines()[-1])
+
+
+def _run(module: str, *arguments: str, allowed: tuple[int, ...] = (0,), quiet: bool = False) -> str:
+    """Run one command and return its stdout; what it says on stderr is shown, with `quiet` only when it fails."""
+    command = [sys.executable, "-m", module, *arguments]
+    if not quiet:
+        say(f"$ python -m {module} {' '.join(arguments)}".replace(str(Path.cwd()) + "/", ""))
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE if quiet else None, text=True, check=False
+    )
+    if done.returncode not in allowed:
+        say(done.stderr or "")
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        main()

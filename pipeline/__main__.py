@@ -1,0 +1,32 @@
+"""`pipeline X ...`, the same as `python -m pipeline.X ...`, once the package is installed."""
+
+import runpy
+import sys
+
+DOORS = {
+    "local": "a real Kafka and schema registry on this machine",
+    "topics": "the declared topics: plan, apply, describe",
+    "schemas": "the Avro contracts: check, register, diff, list",
+    "produce": "orders into the topic",
+    "consume": "a worker of a group: from the topic to the store",
+    "deadletters": "what was given up, and why: list, show, stats",
+    "groups": "consumer groups: list, describe, reset",
+    "config": "the settings, and where each value came from",
+}
+
+
+def main() -> None:
+    """Run one door as `python -m` would."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in DOORS:
+        wanted = name in {"", "-h", "--help"}
+        lines = "\n".join(f"  {door:<12} {words}" for door, words in DOORS.items())
+        problem = "" if wanted else f"✖ There is no command {name}.\n\n"
+        sys.stderr.write(f"{problem}usage: pipeline COMMAND ...\n\n{lines}\n\npipeline COMMAND --help tells more.\n")
+        sys.exit(0 if wanted and name else 2)
+    sys.argv = [f"pipeline {name}", *sys.argv[2:]]
+    runpy.run_module(f"pipeline.{name}", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""`python -m pipeline.config show`: the settings as they are merged, and where each one came from."""
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def config() -> None:
+    """The settings of the pipeline."""
+
+
+@app.command()
+def show(json_line: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False) -> None:
+    """Print every setting, its value (secrets masked) and where it came from."""
+    # Here and not above, so that --help answers without them.
+    from pipeline import settings  # noqa: PLC0415
+    from pipeline.kafka.config import check  # noqa: PLC0415
+    from pipeline.telemetry import exit_codes  # noqa: PLC0415
+
+    with exit_codes():
+        merged, rows = settings.show()
+        check(merged.kafka)
+        if json_line:
+            typer.echo(json.dumps({row.name: {"value": row.value, "from": row.origin} for row in rows}))
+            return
+        cells = [(row.name, _text(row.value), row.origin) for row in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for line in cells:
+            typer.echo("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _text(value: str | float | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+if __name__ == "__main__":
+    app()

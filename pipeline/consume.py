@@ -1,0 +1,53 @@
+"""`python -m pipeline.consume`: a worker of a group, from the topic to the store, or to a handler of yours."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    topic: Annotated[str | None, typer.Option("--topic", "-t", help="The topic to work off.")] = None,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The consumer group to join.")] = None,
+    handler: Annotated[str | None, typer.Option(help="module:name; without it orders are stored in SQL.")] = None,
+    instance: Annotated[
+        str | None, typer.Option(help="A lasting name for this member: back at once after a crash.")
+    ] = None,
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
+    ] = False,
+    bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every settled record.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+) -> None:
+    """Work a topic off: decode, validate, handle, then commit. What can never be handled becomes a dead letter.
+
+    Exit codes: 0 stopped or at the end, however many dead letters · 1 failed while running · 2 refused at the start ·
+    4 another process with the same --instance took over.
+    """
+    # Imported here so that --help does not load the client.
+    from pipeline import settings, telemetry, wiring  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        telemetry.start_logging()
+        flags = {"topic": topic, "consumer_group": group, "instance": instance, "bootstrap_servers": bootstrap_servers}
+        configured = settings.load({f"kafka.{name}": value for name, value in flags.items()})
+        with (
+            telemetry.stop_signals() as stopping,
+            wiring.consume(
+                configured, handler=handler, until_end=until_end, stopping=stopping, verbose=verbose
+            ) as stage,
+        ):
+            try:
+                with telemetry.progress("consumed", stage.counts) as tick:
+                    stage.run(stopping, tick)
+            finally:
+                telemetry.result(
+                    f"{stage.counts()[0]} consumed, {stage.counts()[1]}", stage.totals.summary(), as_json=as_json
+                )
+
+
+if __name__ == "__main__":
+    app()

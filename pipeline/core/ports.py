@@ -1,0 +1,77 @@
+"""What the stages ask of the world outside, so that each runs on a real broker and on a fake alike."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from pipeline.core.record import Headers, Record, TopicPartition
+from pipeline.errors import PipelineError
+
+
+class Delivery(NamedTuple):
+    """The broker's word on one published record; `offset` counts only where `error` is None.
+
+    An `Unavailable` error means *unknown*: the record may be in the topic, once. Any other means it is not.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    error: PipelineError | None
+
+
+class Publisher(Protocol):
+    """A keyed, idempotent producer with one callback for every delivery."""
+
+    def publish(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        on_delivery: Callable[[Delivery], None],
+    ) -> None: ...
+
+    def serve(self, timeout_s: float = 0) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def is_missing(self, topic: str) -> bool: ...
+
+
+class Listener(Protocol):
+    """What a member of a group is told while it polls: partitions that go, and the broker's word on its commits."""
+
+    def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None: ...
+
+    def committed(self, error: PipelineError | None) -> None: ...
+
+
+class Source(Protocol):
+    """A member of a consumer group. `commit` only starts: the listener's `committed` is told, once for each, in order."""
+
+    def poll(self, limit: int, timeout_s: float) -> Sequence[Record]: ...
+
+    def positions(self) -> Mapping[TopicPartition, int] | None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None: ...
+
+    def commit_now(self, offsets: Mapping[TopicPartition, int]) -> None: ...
+
+
+class Decoder(Protocol):
+    """Bytes to datum."""
+
+    def decode(self, value: bytes | None) -> dict[str, Any]: ...
+
+
+class Encoder(Protocol):
+    """Datum to bytes."""
+
+    def encode(self, datum: Mapping[str, Any]) -> bytes: ...

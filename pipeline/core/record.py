@@ -1,0 +1,38 @@
+"""A record as it was read: bytes and where they lay. It knows no schema and no client library."""
+
+from typing import NamedTuple
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class Record(NamedTuple):
+    """One record of a topic. A tuple, because one is made for every record that passes.
+
+    `timestamp_ms` is milliseconds since 1970 UTC, None where the record has none; `attempt` counts from 1.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp_ms: int | None = None
+    attempt: int = 1
+
+    @property
+    def source(self) -> TopicPartition:
+        """The partition that it was read from."""
+        return TopicPartition(self.topic, self.partition)
+
+    @property
+    def where(self) -> str:
+        """Its coordinates as people write them: `orders.v1 [3] @ 42`."""
+        return f"{self.topic} [{self.partition}] @ {self.offset}"

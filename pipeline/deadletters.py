@@ -1,0 +1,117 @@
+"""`python -m pipeline.deadletters list | show | stats | export | redrive`: what was given up, why, and back again."""
+
+import json
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline import redrive as redriving
+from pipeline.redrive import Json, Key, Reason, SchemaId, Servers, Since, Source, Topic, Until
+
+if TYPE_CHECKING:
+    from pipeline.stages.letters import LetterReader
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+app.command()(redriving.redrive)
+
+
+@app.command("list")
+def list_(
+    topic: Topic = None,
+    reason: Reason = None,
+    key: Key = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most this many; 0 is all.")] = 50,
+    all_letters: Annotated[bool, typer.Option("--all-letters", help="Those that were redriven, too.")] = False,
+    bootstrap_servers: Servers = None,
+    as_json: Json = False,
+) -> None:
+    """One line a letter that is due: id, when, reason, where it came from, key, error."""
+    from pipeline import telemetry  # noqa: PLC0415  # --help must not load the client
+    from pipeline.core.redrive import Selection  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        with _letters(topic, bootstrap_servers) as reader:
+            found = reader.letters(Selection(reason=reason, key=key))
+            rows = [letter.row() for letter in found if all_letters or not letter.redriven]
+        shown = rows[:limit] if limit else rows
+        lines = [
+            f"{it['id']:>10}  {it['failed_at']}  {it['reason']:<14}  {it['source']}  {it['key']}  {it['error']}"
+            + ("  (redriven)" if it["state"] == "redriven" else "")
+            for it in shown
+        ]
+        telemetry.result("\n".join(lines) or "No letters.", shown, as_json=as_json)
+        if len(shown) < len(rows):
+            telemetry.say(f"{len(shown)} of {len(rows)} letters; --limit 0 shows all")
+
+
+@app.command()
+def show(
+    letter: Annotated[str, typer.Argument(help="partition:offset, as `list` prints it.")],
+    topic: Topic = None,
+    bootstrap_servers: Servers = None,
+    as_json: Json = False,
+) -> None:
+    """One letter in full: its history, its headers, its bytes, and the original where it can be decoded."""
+    from pipeline import telemetry  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        with _letters(topic, bootstrap_servers) as reader:
+            found = reader.show(letter)
+        telemetry.result(_page(found), found, as_json=as_json)
+
+
+@app.command()
+def stats(topic: Topic = None, bootstrap_servers: Servers = None, as_json: Json = False) -> None:
+    """How many letters there are, due and redriven, by reason, source topic and consumer group."""
+    from pipeline import telemetry  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        with _letters(topic, bootstrap_servers) as reader:
+            counted = reader.stats()
+        telemetry.result(_page(counted), counted, as_json=as_json)
+
+
+@app.command()
+def export(
+    file: Annotated[str, typer.Argument(help="Where the NDJSON goes; - is stdout.")],
+    reason: Reason = None,
+    key: Key = None,
+    since: Since = None,
+    until: Until = None,
+    schema_id: SchemaId = None,
+    source: Source = None,
+    *,
+    all_letters: Annotated[bool, typer.Option("--all-letters", help="Those that were redriven, too.")] = False,
+    topic: Topic = None,
+    bootstrap_servers: Servers = None,
+) -> None:
+    """Every letter that is due in full, one JSON object a line, bytes as base64."""
+    from pipeline import telemetry  # noqa: PLC0415
+    from pipeline.core.redrive import selection  # noqa: PLC0415
+    from pipeline.stages.letters import export_to  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        chosen = selection((), reason, key, since, until, schema_id, source)
+        with _letters(topic, bootstrap_servers) as reader:
+            found = reader.letters(chosen)
+            count = export_to(file, (letter for letter in found if all_letters or not letter.redriven))
+        telemetry.say(f"{count} letters exported")
+
+
+def _letters(topic: str | None, bootstrap_servers: str | None) -> "AbstractContextManager[LetterReader]":
+    from pipeline import settings, telemetry, wiring  # noqa: PLC0415
+
+    telemetry.start_logging()
+    flags = {"kafka.dead_letter_topic": topic, "kafka.bootstrap_servers": bootstrap_servers}
+    return wiring.letters(settings.load(flags))
+
+
+def _page(values: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{name:<24}{json.dumps(value, ensure_ascii=False, default=str)}" for name, value in values.items()
+    )
+
+
+if __name__ == "__main__":
+    app()

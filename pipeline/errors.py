@@ -1,0 +1,106 @@
+"""Every error of the pipeline, by what the one who meets it can do about it.
+
+A message says what happened, where, and what to do; doors print it and leave with `exit_code`.
+"""
+
+
+class PipelineError(Exception):
+    """The base: something failed while running."""
+
+    exit_code = 1
+
+
+class Refused(PipelineError):
+    """Refused before any side effect: usage, settings, schemas, topics. Mend what the message names, run it again."""
+
+    exit_code = 2
+
+
+class SettingsRefused(Refused):
+    """A setting is unknown, malformed or contradicts another one."""
+
+
+class SchemaRefused(Refused):
+    """A schema file cannot be read, breaks the compatibility of its subject, or is not registered."""
+
+
+class TopicRefused(Refused):
+    """A topic is absent, or is not as it was declared."""
+
+
+class HandlerRefused(Refused):
+    """A handler cannot be imported or does not have the handler's shape."""
+
+
+class InputRefused(Refused):
+    """An input cannot be opened or its format is not known."""
+
+
+class StackRefused(Refused):
+    """The local stack cannot be started here: a busy port, a full disk, a file that is not what it should be."""
+
+
+class Fenced(PipelineError):
+    """A live twin with the same instance name took over."""
+
+    exit_code = 4
+
+
+class Unavailable(PipelineError):
+    """The environment is down: it is waited for, and never mistaken for bad data (promise P5)."""
+
+
+class BrokerUnavailable(Unavailable):
+    """No broker answered in time."""
+
+
+class RegistryUnavailable(Unavailable):
+    """The schema registry did not answer, or answered that it cannot."""
+
+
+class SchemaPending(Unavailable):
+    """A record names a schema that the registry does not have yet; it may come in a moment."""
+
+
+class SinkUnavailable(Unavailable):
+    """The place where worked-off events land did not answer."""
+
+
+class MembershipLost(PipelineError):
+    """The group went on without this member: its offsets were not committed and must not be, they are another's now."""
+
+
+class HandlerFailed(PipelineError):
+    """A handler failed in a way that is not the record's fault nor the environment's: a bug, which stops the worker."""
+
+
+class InputBroken(PipelineError):
+    """An input ended in the middle: what was read before is worked off, the rest is not there."""
+
+
+class DeliveryFailed(PipelineError):
+    """A record was refused by the broker for good: its topic is missing, denied, or the record is too large for it."""
+
+
+class RecordError(Exception):
+    """The record is at fault, not the environment: it becomes a dead letter."""
+
+
+class Undecodable(RecordError):
+    """The bytes are not a datum of the schema they name."""
+
+
+class SchemaUnknown(RecordError):
+    """The bytes name a schema id that the registry does not have."""
+
+
+class Invalid(RecordError):
+    """The datum decodes, but does not have the event's shape."""
+
+
+class Reject(RecordError):
+    """Raised by a handler: this event will never be accepted, and this is why."""
+
+
+class SinkRefused(Exception):
+    """The sink refused the data of a batch; the stage finds the one record at fault and gives it up."""

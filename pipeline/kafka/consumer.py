@@ -1,0 +1,199 @@
+"""A member of a consumer group: records out, offsets in, and what a rebalance means for both."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as ClientPartition
+
+from pipeline.core.ports import Listener
+from pipeline.core.record import Record, TopicPartition
+from pipeline.errors import BrokerUnavailable, Fenced, MembershipLost, PipelineError, Unavailable
+from pipeline.kafka.errors import translate
+from pipeline.kafka.log import librdkafka_logger
+from pipeline.kafka.reader import to_record
+
+# The group went on without this member: what it holds belongs to another one now.
+_MEMBERSHIP_LOST = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001  # the client names its own codes so
+    }
+)
+# A commit that comes at a bad moment is asked for again; nothing is lost meanwhile.
+_COMMIT_AGAIN = frozenset({KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH})
+_log = logging.getLogger(__name__)
+
+
+class GroupConsumer:
+    """Implements `pipeline.core.ports.Source` on the client's `Consumer`; `properties` are `kafka.config.consumer`'s.
+
+    `listener.given_up(partitions, lost)` is called while polling or closing, before partitions go: with `lost` false they
+    may still be committed, with true they are another member's already.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, Any],
+        topics: Sequence[str],
+        listener: Listener,
+    ) -> None:
+        self._listener = listener
+        self._paused = False
+        self._joined = False
+        self._positions: dict[TopicPartition, int] = {}
+        self._topics_missing: set[str] = set()
+        callbacks = {"error_cb": _log_error, "on_commit": self._committed}
+        self._consumer = Consumer({**properties, **callbacks}, logger=librdkafka_logger())
+        self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def poll(self, limit: int, timeout_s: float) -> list[Record]:
+        """Up to `limit` records: waits `timeout_s` seconds for the first, then takes what is there already.
+
+        Raises `Fenced` when a twin with the same instance name took over, and what `kafka.errors.translate` gives for
+        errors that will not pass by themselves (authorisation).
+        """
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return []
+        messages = [first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first]
+        return [record for record in map(self._record, messages) if record is not None]
+
+    def _record(self, message: Message) -> Record | None:
+        error = message.error()
+        if error is not None:
+            self._event(error, message)
+            return None
+        record = to_record(message)
+        self._positions[record.source] = record.offset + 1
+        return record
+
+    def _event(self, error: KafkaError, message: Message) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            where = TopicPartition(str(message.topic()), int(message.partition() or 0))
+            # The end's offset, not the last record's: transaction markers take offsets too.
+            self._positions[where] = max(self._positions.get(where, 0), int(message.offset() or 0))
+        elif code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            topic = str(message.topic())
+            if topic not in self._topics_missing:
+                self._topics_missing.add(topic)
+                _log.warning("topic %s is not there: waiting for it (make topics creates the declared ones)", topic)
+        elif code == KafkaError._MAX_POLL_EXCEEDED:  # noqa: SLF001
+            _log.warning("the handler took longer than max.poll.interval.ms: the group went on without this member")
+        elif error.fatal() or code in {KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID}:  # noqa: SLF001
+            raise _fatal_failure(error)
+        elif isinstance(problem := translate(error, "reading"), Unavailable):
+            _log.warning("%s", problem)
+        else:
+            raise problem
+
+    def positions(self) -> dict[TopicPartition, int] | None:
+        """The next offset to read of each assigned partition that was read from; None before the first assignment."""
+        if not self._joined:
+            return None
+        assigned = {TopicPartition(each.topic, each.partition) for each in self._consumer.assignment()}
+        return {where: self._positions.get(where, -1) for where in assigned}
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume`, through rebalances too; `poll` goes on keeping the membership alive."""
+        if not self._paused:
+            self._paused = True
+            self._consumer.pause(self._consumer.assignment())
+
+    def resume(self) -> None:
+        """Deliver again, from where `poll` stopped."""
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(self._consumer.assignment())
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Start committing the next offset to read of each partition; `listener.committed` is told while polling.
+
+        It is told `MembershipLost` when the partitions are another member's now, `Fenced` when a twin took over,
+        `BrokerUnavailable` when it has to be asked for again. Not waited for, because the client would wait a minute for a
+        broker that is away, deaf to signals and to the group.
+        """
+        try:
+            self._consumer.commit(offsets=_positions(offsets), asynchronous=True)
+        except KafkaException as error:
+            self._listener.committed(_commit_failure(error.args[0]))
+
+    def commit_now(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit and wait for the broker's word, for the moment before partitions go; raises what `commit` tells."""
+        wanted = _positions(offsets)
+        try:
+            answered = self._consumer.commit(offsets=wanted, asynchronous=False)
+        except KafkaException as error:
+            raise _commit_failure(error.args[0]) from error
+        for each in answered or ():
+            if each.error is not None:
+                raise _commit_failure(each.error)
+
+    def close(self) -> None:
+        """Give the partitions up (with `on_given_up`) and leave the group; a static member stays in it."""
+        self._consumer.close()
+
+    def _committed(self, error: KafkaError | None, partitions: list[ClientPartition]) -> None:
+        failed = error or next((each.error for each in partitions if each.error is not None), None)
+        self._listener.committed(None if failed is None else _commit_failure(failed))
+
+    def _assigned(self, consumer: Consumer, partitions: list[ClientPartition]) -> None:
+        self._joined = True
+        self._topics_missing.clear()
+        _log.info("assigned %s", _names(partitions))
+        for each in partitions:
+            self._positions.pop(TopicPartition(each.topic, each.partition), None)
+        if self._paused:
+            # A partition comes back un-paused from a rebalance.
+            consumer.assign(partitions)
+            consumer.pause(partitions)
+
+    def _revoked(self, _: Consumer, partitions: list[ClientPartition]) -> None:
+        _log.info("giving up %s", _names(partitions))
+        self._listener.given_up([TopicPartition(each.topic, each.partition) for each in partitions], False)
+
+    def _lost(self, _: Consumer, partitions: list[ClientPartition]) -> None:
+        _log.warning("lost %s: the group went on without this member", _names(partitions))
+        self._listener.given_up([TopicPartition(each.topic, each.partition) for each in partitions], True)
+
+
+def _positions(offsets: Mapping[TopicPartition, int]) -> list[ClientPartition]:
+    return [ClientPartition(where.topic, where.partition, offset) for where, offset in offsets.items()]
+
+
+def _names(partitions: Sequence[ClientPartition]) -> str:
+    return ", ".join(f"{each.topic} [{each.partition}]" for each in partitions) or "no partition"
+
+
+def _fenced(error: KafkaError) -> Fenced:
+    return Fenced(
+        f"Another process with the same --instance name took over ({error.name()}). "
+        "Give each member of the group a name of its own."
+    )
+
+
+def _fatal_failure(error: KafkaError) -> PipelineError:
+    # A consumer is told only that something fatal happened; what it was stands in the words, which are the library's own.
+    fenced = KafkaError(KafkaError.FENCED_INSTANCE_ID)
+    return _fenced(fenced) if fenced.str() in error.str() else translate(error, "reading")
+
+
+def _commit_failure(error: KafkaError) -> PipelineError:
+    if error.code() == KafkaError.FENCED_INSTANCE_ID:
+        return _fenced(error)
+    if error.code() in _MEMBERSHIP_LOST:
+        return MembershipLost(error.str())
+    if error.code() in _COMMIT_AGAIN or error.retriable():
+        return BrokerUnavailable(f"The offsets could not be committed yet: {error.str()} ({error.name()}).")
+    return translate(error, "committing offsets")
+
+
+def _log_error(error: KafkaError) -> None:
+    if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+        _log.warning("no broker answers: waiting for one")
+    else:
+        _log.info("client: %s (%s)", error.str(), error.name())

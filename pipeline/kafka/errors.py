@@ -1,0 +1,70 @@
+"""The client's error codes, told apart once for everybody: outage, refusal, or plain failure."""
+
+from confluent_kafka import KafkaError
+
+from pipeline.errors import BrokerUnavailable, PipelineError, SettingsRefused, TopicRefused
+
+# By the codes' names; a leading underscore is the client's own finding, the others are the broker's word.
+# An outage passes by itself once the cluster is whole again, so it is waited for (promise P5). A failed TLS handshake
+# is among them: a broker that restarts with an expired certificate must not stop every worker.
+OUTAGE = frozenset(
+    {
+        "_ALL_BROKERS_DOWN",
+        "_MSG_TIMED_OUT",
+        "_RESOLVE",
+        "_SSL",
+        "_TIMED_OUT",
+        "_TIMED_OUT_QUEUE",
+        "_TRANSPORT",
+        "_WAIT_COORD",
+        "BROKER_NOT_AVAILABLE",
+        "COORDINATOR_LOAD_IN_PROGRESS",
+        "COORDINATOR_NOT_AVAILABLE",
+        "KAFKA_STORAGE_ERROR",
+        "LEADER_NOT_AVAILABLE",
+        "NETWORK_EXCEPTION",
+        "NOT_CONTROLLER",
+        "NOT_COORDINATOR",
+        "NOT_ENOUGH_REPLICAS",
+        "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+        "NOT_LEADER_FOR_PARTITION",
+        "OFFSET_NOT_AVAILABLE",
+        "REPLICA_NOT_AVAILABLE",
+        "REQUEST_TIMED_OUT",
+        "THROTTLING_QUOTA_EXCEEDED",
+    }
+)
+UNAUTHENTICATED = frozenset(
+    {"_AUTHENTICATION", "ILLEGAL_SASL_STATE", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM"}
+)
+DENIED = {
+    "CLUSTER_AUTHORIZATION_FAILED": "the cluster",
+    "GROUP_AUTHORIZATION_FAILED": "the consumer group",
+    "TOPIC_AUTHORIZATION_FAILED": "the topic",
+    "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "the transactional id",
+}
+TOPIC_ABSENT = frozenset({"_UNKNOWN_TOPIC", "UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC_OR_PART"})
+
+
+def translate(error: KafkaError, doing: str) -> PipelineError:
+    """Our error for the client's one, by its code alone; `doing` opens the message ("reading orders.v1").
+
+    An outage becomes `BrokerUnavailable`, failed authentication or authorisation `SettingsRefused`, an absent topic
+    `TopicRefused`, anything else a `PipelineError` that names the code. Returned, not raised: raise it `from` the
+    client's exception.
+    """
+    code, said = error.name(), error.str().rstrip(".")
+    if code in OUTAGE:
+        return BrokerUnavailable(f"{doing}: the cluster cannot do it now ({code}: {said})")
+    if code in UNAUTHENTICATED:
+        return SettingsRefused(
+            f"{doing}: the broker does not accept these credentials ({said}). "
+            "Check user, password, mechanism and protocol under PIPELINE_KAFKA__SECURITY__"
+        )
+    if code in DENIED:
+        return SettingsRefused(
+            f"{doing}: this user may not use {DENIED[code]} so ({code}: {said}). Ask for the ACL that it needs"
+        )
+    if code in TOPIC_ABSENT:
+        return TopicRefused(f"{doing}: the topic is not there ({said}). make topics creates the declared ones")
+    return PipelineError(f"{doing}: {code}: {said}")

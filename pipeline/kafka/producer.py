@@ -1,0 +1,100 @@
+"""The idempotent producer: every record it takes ends in exactly one delivery report."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from pipeline.core.ports import Delivery
+from pipeline.core.record import Headers
+from pipeline.errors import BrokerUnavailable, DeliveryFailed, PipelineError
+from pipeline.kafka.errors import OUTAGE, TOPIC_ABSENT
+from pipeline.kafka.log import librdkafka_logger
+
+_FULL_QUEUE_WAIT_S = 0.1
+_FLUSH_SLICE_S = 0.5
+_ASK_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+class IdempotentProducer:
+    """Implements `core.ports.Publisher` on the client's `Producer`; `properties` are `kafka.config.producer`'s."""
+
+    def __init__(self, properties: Mapping[str, Any]) -> None:
+        self._producer = Producer(dict(properties), logger=librdkafka_logger())
+
+    def publish(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        on_delivery: Callable[[Delivery], None],
+    ) -> None:
+        """Hand one record over; `on_delivery` is called once with its fate, from `publish`, `serve` or `flush`.
+
+        Waits while the queue is full, which bounds memory: a queued record leaves by acknowledgement or time-out.
+        """
+
+        def report(error: KafkaError | None, message: Message) -> None:
+            on_delivery(
+                Delivery(
+                    message.topic() or topic,
+                    -1 if message.partition() is None else message.partition(),  # type: ignore[arg-type]
+                    -1 if message.offset() is None else message.offset(),  # type: ignore[arg-type]
+                    key,
+                    None if error is None else failure(error, topic),
+                )
+            )
+
+        while True:
+            try:
+                self._producer.produce(
+                    topic,
+                    value,
+                    key,
+                    partition=-1 if partition is None else partition,
+                    on_delivery=report,
+                    headers=list(headers),
+                )
+            except BufferError:
+                self._producer.poll(_FULL_QUEUE_WAIT_S)
+            except KafkaException as error:
+                # Refused on the spot: too large, or an unknown partition of a known topic.
+                on_delivery(Delivery(topic, -1, -1, key, failure(error.args[0], topic)))
+                return
+            else:
+                return
+
+    def serve(self, timeout_s: float = 0) -> None:
+        """Run the delivery callbacks that are due; wait up to `timeout_s` seconds for one."""
+        self._producer.poll(timeout_s)
+
+    def flush(self) -> None:
+        """Wait until every record has its report, which `message.timeout.ms` bounds."""
+        while self._producer.flush(_FLUSH_SLICE_S):
+            pass
+
+    def is_missing(self, topic: str) -> bool:
+        """True only when the cluster says that there is no such topic; an outage says nothing."""
+        try:
+            found = self._producer.list_topics(topic, timeout=_ASK_S).topics.get(topic)
+        except KafkaException:
+            return False
+        return found is not None and found.error is not None and found.error.name() in TOPIC_ABSENT
+
+    def close(self) -> None:
+        """Flush, then let go of the connections."""
+        self.flush()
+        self._producer.close()
+
+
+def failure(error: KafkaError, topic: str) -> PipelineError:
+    """Say what a delivery error means: outcome unknown (`BrokerUnavailable`) or refused for good (`DeliveryFailed`)."""
+    # In flight or in the queue when time ran out: librdkafka cannot tell whether the broker wrote it.
+    if error.name() in OUTAGE or error.retriable():
+        return BrokerUnavailable(f"no acknowledgement from {topic} in time ({error.name()}): it may be there, once")
+    return DeliveryFailed(f"{topic} refused it for good: {error.str()} ({error.name()})")

@@ -1,0 +1,69 @@
+"""Reading a topic from end to end, in no group and committing nothing."""
+
+from collections.abc import Iterator, Mapping
+from time import monotonic
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
+from confluent_kafka import TopicPartition as ClientPartition
+
+from pipeline.core.record import Record
+from pipeline.errors import BrokerUnavailable
+from pipeline.kafka.errors import translate
+from pipeline.kafka.log import librdkafka_logger
+
+_SILENCE_S_MAX = 30.0
+_BATCH = 1000
+
+
+def read_all(properties: Mapping[str, Any], topic: str, ends: Mapping[int, int]) -> Iterator[Record]:
+    """Every record of `topic` from its beginning up to the offsets in `ends` (by partition), partitions interleaved.
+
+    Reads what transactions committed only. Raises `BrokerUnavailable` after 30 s without an answer.
+    """
+    open_ends = {partition: end for partition, end in ends.items() if end > 0}
+    # The client wants a group's name; nothing is joined or committed in it.
+    alone = {"group.id": "orders-pipeline-reader", "enable.auto.commit": False}
+    consumer = Consumer({**properties, **alone}, logger=librdkafka_logger())
+    try:
+        consumer.assign([ClientPartition(topic, partition, OFFSET_BEGINNING) for partition in open_ends])
+        heard = monotonic()
+        while open_ends:
+            messages = consumer.consume(_BATCH, 0.2)
+            if not messages and monotonic() - heard > _SILENCE_S_MAX:
+                raise BrokerUnavailable(f"{topic} gave nothing for {_SILENCE_S_MAX:g} s, with records still to come.")
+            for message in messages:
+                partition, offset = int(message.partition() or 0), int(message.offset() or 0)
+                end = open_ends.get(partition)
+                error = message.error()
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    raise translate(error, f"reading {topic}")
+                if error is None and end is not None and offset < end:
+                    yield to_record(message)
+                # The end event's offset counts as well: the last offsets may be transaction markers.
+                if end is not None and offset + (error is None) >= end:
+                    del open_ends[partition]
+            if messages:
+                # After the records were worked off: a slow reader is no silent broker.
+                heard = monotonic()
+    finally:
+        consumer.close()
+
+
+def to_record(message: Message) -> Record:
+    """The client's message as a record."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    kind, timestamp = message.timestamp()
+    headers: Any = message.headers()
+    return Record(
+        topic,
+        partition,
+        offset,
+        message.key(),
+        message.value(),
+        tuple(headers) if headers else (),
+        timestamp if kind else None,
+    )

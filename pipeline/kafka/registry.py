@@ -1,0 +1,253 @@
+"""The schema registry: ids of schemas, schemas of ids, versions and compatibility levels of subjects.
+
+On the client's own `SchemaRegistryClient`, whose errors are told apart here by what can be done about them: an outage
+(`RegistryUnavailable`) is waited for, a refusal (`SchemaRefused`, `SettingsRefused`) is mended by a person, an id that
+the registry does not have (`SchemaUnknown`) is a dead letter.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
+
+from pipeline.errors import RegistryUnavailable, SchemaRefused, SchemaUnknown, SettingsRefused
+
+T = TypeVar("T")
+
+# One retry, for a kept-alive connection that the registry has closed meanwhile. What else fails is the caller's to try
+# again: the client's own three retries with back-off would hold a consumer's poll loop for 47 s.
+_RETRIES = 1
+_RETRY_WAIT_MS = 100
+_PROBE_EVERY_S = 0.5
+_UNAUTHORISED = (401, 403)
+_TRY_LATER = (408, 429)
+_NOT_FOUND = range(40400, 40500)
+_CONFLICT, _SERVER_ERRORS = 409, 500
+_REFUSED = (400, _CONFLICT, 422)
+_AVRO = (None, "AVRO")
+
+
+class Registered(NamedTuple):
+    """One version of a subject, as the registry has it."""
+
+    version: int
+    id: int
+    text: str
+
+
+class Registry:
+    """One registry, by its Confluent-compatible API.
+
+    A request takes at most twice `timeout_s` seconds. Every method raises `RegistryUnavailable` when nobody answers,
+    too late, or not as a registry does, and `SettingsRefused` when the credentials are. `client` is for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        ca_location: Path | None = None,
+        timeout_s: float = 10,
+        client: SchemaRegistryClient | None = None,
+    ) -> None:
+        self.where = _without_credentials(url)
+        self._client = client or self._connect(url, user, password, ca_location, timeout_s)
+
+    def _connect(
+        self, url: str, user: str | None, password: str | None, ca_location: Path | None, timeout_s: float
+    ) -> SchemaRegistryClient:
+        properties: dict[str, Any] = {
+            "url": url,
+            "timeout": timeout_s,
+            "max.retries": _RETRIES,
+            "retries.wait.ms": _RETRY_WAIT_MS,
+        }
+        if user is not None:
+            properties["basic.auth.user.info"] = f"{user}:{password or ''}"
+        if ca_location is not None:
+            properties["ssl.ca.location"] = str(ca_location)
+        try:
+            return SchemaRegistryClient.new_client(properties)
+        except (ValueError, OSError) as error:
+            # An unreadable certificate is an OSError (ssl.SSLError too); the words of a ValueError may hold the URL.
+            why = str(error) if isinstance(error, OSError) else "the URL or the credentials are malformed"
+            raise SettingsRefused(
+                f"The schema registry {self.where} cannot be set up: {why}. "
+                "See PIPELINE_REGISTRY__URL, __USER, __PASSWORD and __CA_LOCATION."
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; nothing can be asked afterwards. May be called twice."""
+        self._client.close()
+
+    def wait_until_reachable(self, timeout_s: float) -> None:
+        """Return once the registry answered; raise `RegistryUnavailable` after `timeout_s` seconds without an answer.
+
+        What answers, but is no registry, is not waited for.
+        """
+        began = time.monotonic()
+        while True:
+            started = time.monotonic()
+            try:
+                self._ask(lambda: self._level(None))
+            except _NotARegistry:
+                raise
+            except RegistryUnavailable as error:
+                now = time.monotonic()
+                # A probe that hangs takes its full time again: none is begun that would end after the deadline.
+                if not now + max(now - started, _PROBE_EVERY_S) <= began + timeout_s:  # so that NaN is no endless wait
+                    raise RegistryUnavailable(f"{error} (Tried for {now - began:.0f} s.)") from error
+                time.sleep(_PROBE_EVERY_S)
+            else:
+                return
+
+    def lookup_id(self, subject: str, schema_text: str) -> int:
+        """The id under which this schema is registered for the subject, looked up by content, never registered.
+
+        Content is what the registry takes for it: white space and the order of keys never count, nor do docs, aliases
+        and enum defaults for Apicurio. Raises `SchemaRefused` when it is not there.
+        """
+        found = self._ask_or_none(lambda: self._client.lookup_schema(subject, Schema(schema_text)))
+        if found is None:
+            raise SchemaRefused(
+                f"The schema of {subject} is not registered at {self.where}. "
+                "Register it (make register-schemas), or name the right registry (PIPELINE_REGISTRY__URL)."
+            )
+        return self._number(found.schema_id)
+
+    def schema_by_id(self, schema_id: int) -> str:
+        """The text of the schema with this id; `SchemaUnknown` when the registry has none, or one that is not Avro."""
+        found = self._ask_or_none(lambda: self._client.get_schema(schema_id))
+        if found is None:
+            raise SchemaUnknown(f"The schema registry {self.where} has no schema {schema_id}.")
+        if found.schema_type not in _AVRO:
+            raise SchemaUnknown(f"Schema {schema_id} of {self.where} is {found.schema_type}, not Avro.")
+        return self._text(found.schema_str)
+
+    def subjects(self) -> list[str]:
+        """The subjects that have a schema, in alphabetical order."""
+        return self._ask(lambda: sorted(self._client.get_subjects()))
+
+    def versions(self, subject: str) -> list[Registered]:
+        """Every version of the subject, oldest first; none when the registry does not know it."""
+        numbers = self._ask_or_none(lambda: sorted(self._client.get_versions(subject))) or []
+        return [self._version(subject, number) for number in numbers]
+
+    def _version(self, subject: str, number: int) -> Registered:
+        one = self._ask(lambda: self._client.get_version(subject, number))
+        if one.schema.schema_type not in _AVRO:
+            raise SchemaRefused(
+                f"{subject} v{number} at {self.where} is {one.schema.schema_type}, not Avro. Use another subject name."
+            )
+        return Registered(number, self._number(one.schema_id), self._text(one.schema.schema_str))
+
+    def register(self, subject: str, schema_text: str) -> int:
+        """Register a version and return its id; `SchemaRefused` with the registry's own words when it refuses.
+
+        Only `pipeline.stages.schema_gate` calls this, after our own gate let the schema pass.
+        """
+        return self._number(self._ask(lambda: self._client.register_schema(subject, Schema(schema_text))))
+
+    def compatibility(self, subject: str) -> str | None:
+        """The level that governs the subject, its own or the registry's; None when the subject has none of its own."""
+        return self._ask_or_none(lambda: self._level(subject))
+
+    def set_compatibility(self, subject: str, level: str) -> None:
+        """Set the subject's own level and read it back; the subject need not have a schema yet."""
+        refusal: SchemaRefused | None = None
+        try:
+            self._ask(lambda: self._client.set_compatibility(subject, level))
+        except SchemaRefused as error:
+            # Of two who set it at once, Apicurio answers one with 409: what is there then is what counts.
+            refusal = error
+        now = self.compatibility(subject)
+        if now != level:
+            raise refusal or SchemaRefused(
+                f"{self.where} took the compatibility level {level} of {subject}, but says {now}. Set it there by hand."
+            )
+
+    def _level(self, subject: str | None) -> str:
+        return str(self._client.get_compatibility(subject))
+
+    def _ask_or_none(self, question: Callable[[], T]) -> T | None:
+        try:
+            return self._ask(question)
+        except _NotFound:
+            return None
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """The answer. `question` is one call of the client and no more: every error in it is taken for the client's."""
+        try:
+            return question()
+        except SchemaRegistryError as error:
+            raise self._said(error) from error
+        except Exception as error:
+            # The client lets out what its HTTP library raises (httpx2, or httpx where that is absent), ValueError for a
+            # page that is no JSON, KeyError, TypeError and AttributeError for JSON of another shape.
+            if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpx2"):
+                raise self._unavailable(f"does not answer ({type(error).__name__}: {error})") from error
+            raise self._not_a_registry(f"{type(error).__name__}: {error}") from error
+
+    def _said(self, error: SchemaRegistryError) -> Exception:
+        status, code, words = error.http_status_code, error.error_code, error.error_message
+        if status in _UNAUTHORISED:
+            return SettingsRefused(
+                f"The schema registry {self.where} refuses the credentials (HTTP {status}). "
+                "See PIPELINE_REGISTRY__USER and PIPELINE_REGISTRY__PASSWORD."
+            )
+        if code in _NOT_FOUND:
+            return _NotFound(f"The schema registry {self.where} says: {words}")
+        if status in _REFUSED and code not in (None, SchemaRegistryError.UNKNOWN):
+            return SchemaRefused(f"The schema registry {self.where} refuses it (HTTP {status}): {words}")
+        if status in _TRY_LATER or status >= _SERVER_ERRORS:
+            return self._unavailable(f"cannot answer now (HTTP {status}: {words})")
+        return self._not_a_registry(f"HTTP {status}")
+
+    def _unavailable(self, what: str) -> RegistryUnavailable:
+        return RegistryUnavailable(
+            f"The schema registry {self.where} {what}. "
+            "Is it running (make up), and does PIPELINE_REGISTRY__URL name it?"
+        )
+
+    def _not_a_registry(self, what: str) -> RegistryUnavailable:
+        return _NotARegistry(
+            f"What answers at {self.where} does not answer like a schema registry ({what[:200]}). "
+            "See PIPELINE_REGISTRY__URL: its path counts too, such as /apis/ccompat/v7 for Apicurio."
+        )
+
+    def _number(self, value: object) -> int:
+        if isinstance(value, int):
+            return value
+        raise self._not_a_registry(f"{value!r} for a schema id")
+
+    def _text(self, value: object) -> str:
+        if isinstance(value, str):
+            return value
+        raise self._not_a_registry(f"{value!r} for a schema")
+
+
+class _NotARegistry(RegistryUnavailable):
+    """Something answers, but not as a registry does."""
+
+
+class _NotFound(SchemaRefused):
+    """The registry says, in its own words, that it has no such subject, version or schema."""
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

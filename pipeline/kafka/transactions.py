@@ -1,0 +1,218 @@
+"""The transactional producer: what is published in a transaction, and the offsets of a group, are all seen or none is.
+
+A new producer with the same transactional id fences the one before and aborts what it left open (KIP-98).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import TopicPartition as ClientPartition
+
+from pipeline.core.record import Headers, TopicPartition
+from pipeline.errors import BrokerUnavailable, Fenced, PipelineError
+from pipeline.kafka.errors import translate
+from pipeline.kafka.log import librdkafka_logger
+from pipeline.kafka.producer import failure
+
+TRANSACTION_S = 60.0
+_RETRY_EVERY_S = 0.1
+_FULL_QUEUE_WAIT_S = 0.1
+_FENCED = frozenset({"_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED"})
+# Follows from another error, or from our own abort: never the reason.
+_PURGED = frozenset({"_PURGE_QUEUE", "_PURGE_INFLIGHT"})
+
+
+class TransactionalProducer:
+    """One transactional id; `properties` are `kafka.config.producer`'s.
+
+    The constructor returns once the id is ours: whoever held it is fenced, and its open transaction is aborted. Raises
+    `BrokerUnavailable` when that took longer than `timeout_s` seconds.
+    """
+
+    def __init__(self, properties: Mapping[str, Any], transactional_id: str, *, timeout_s: float = 30) -> None:
+        self.transactional_id = transactional_id
+        # A delivery may not outlast its transaction: librdkafka refuses such properties.
+        limit_ms = max(int(TRANSACTION_S * 1000), int(properties.get("message.timeout.ms", 0)))
+        self._watch = _ConnectionWatch()
+        self._producer = Producer(
+            {**properties, "transactional.id": transactional_id, "transaction.timeout.ms": limit_ms},
+            logger=self._watch.logger,
+        )
+        self._refused: PipelineError | None = None
+        self.usable = True
+        self._retried(lambda: self._producer.init_transactions(timeout_s), "taking over", timeout_s)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit on the way out; on any exception abort and pass it on.
+
+        What it raises itself: `Fenced` when a twin took the id over, `BrokerUnavailable` when the outcome of the commit
+        is not known, `DeliveryFailed` and others when nothing was committed. Look at `usable` before the next one: where
+        it is false the producer has to be made anew, after a fatal error as after a connection that broke meanwhile. A
+        request that the client sent twice could otherwise arrive late, in the next transaction (it speaks EndTxn v1).
+        """
+        assert self.usable, "a producer that is not usable any more"
+        self._refused = None
+        self._watch.broken = False
+        self._retried(self._producer.begin_transaction, "beginning a transaction")
+        try:
+            yield
+        except BaseException:
+            self._abort()
+            raise
+        self._commit()
+
+    def publish(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """Hand one record over, inside a transaction. The broker's refusal comes out of the commit.
+
+        Without a timestamp the record gets the present one; so does the year 1970's first millisecond, which means
+        that to the client.
+        """
+
+        def report(error: KafkaError | None, _: Message) -> None:
+            if error is not None and error.name() not in _PURGED and self._refused is None:
+                self._refused = failure(error, topic)
+
+        while True:
+            try:
+                self._producer.produce(
+                    topic,
+                    value,
+                    key,
+                    partition=-1 if partition is None else partition,
+                    on_delivery=report,
+                    timestamp=timestamp_ms or 0,
+                    headers=list(headers),
+                )
+            except BufferError:
+                self._producer.poll(_FULL_QUEUE_WAIT_S)
+            except KafkaException as error:
+                problem = error.args[0]
+                if problem.fatal() or problem.name() == "_FATAL":
+                    raise self._fatal(problem) from error
+                raise failure(problem, topic) from error
+            else:
+                self._producer.poll(0)
+                return
+
+    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
+        """Commit these offsets with the transaction; `group` is a consumer's metadata, fresh each time."""
+        wanted = [ClientPartition(where.topic, where.partition, offset) for where, offset in offsets.items()]
+        self._retried(lambda: self._producer.send_offsets_to_transaction(wanted, group), "sending offsets")
+
+    def close(self) -> None:
+        """Let go of the connections; a transaction that is open is left to the next holder of the id."""
+        # A fatal error is raised once more here; whoever met it knows.
+        with suppress(KafkaException):
+            self._producer.close()
+
+    def _commit(self) -> None:
+        try:
+            # No time-out of ours: the transaction's own bounds it, any other could lose track of the outcome.
+            self._retried(self._producer.commit_transaction, "committing a transaction")
+        except BrokerUnavailable:
+            self.usable = False
+            raise
+        except PipelineError:
+            self._abort()
+            if self._refused is not None and self.usable:
+                raise self._refused from None
+            raise
+        self._look_at_connections()
+
+    def _abort(self) -> None:
+        """As far as it goes: what cannot be aborted now is aborted by the next holder of the id, or by its time-out."""
+        if not self.usable:
+            return
+        try:
+            self._retried(self._producer.abort_transaction, "aborting a transaction")
+        except PipelineError:
+            self.usable = False
+        self._look_at_connections()
+
+    def _look_at_connections(self) -> None:
+        self._producer.poll(0)  # hands over the log lines that gathered
+        if self._watch.broken:
+            self.usable = False
+
+    def _retried(self, operation: Callable[[], Any], doing: str, timeout_s: float = TRANSACTION_S) -> None:
+        """Run it again with the same arguments while the client says so; the order of the checks is the client's."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                operation()
+            except KafkaException as error:
+                problem = error.args[0]
+                if problem.fatal():
+                    raise self._fatal(problem) from error
+                if problem.txn_requires_abort() or not problem.retriable():
+                    raise translate(problem, f"{doing} of {self.transactional_id}") from error
+                if time.monotonic() >= deadline:
+                    raise BrokerUnavailable(
+                        f"{doing} of {self.transactional_id}: no end of it within {timeout_s:g} s ({problem.name()})"
+                    ) from error
+                time.sleep(_RETRY_EVERY_S)
+            else:
+                return
+
+    def _fatal(self, problem: KafkaError) -> PipelineError:
+        self.usable = False
+        if problem.name() == "_FATAL":
+            # The client tells the reason of a fatal error only to the next call.
+            try:
+                self._producer.abort_transaction()
+            except KafkaException as error:
+                problem = error.args[0]
+        if problem.name() in _FENCED:
+            return Fenced(f"Another process took over the transactional id {self.transactional_id}.")
+        return translate(problem, f"the transactional producer {self.transactional_id} cannot go on")
+
+
+class GroupOffsets:
+    """The metadata of a group that nobody joins: its offsets are only ever committed in transactions.
+
+    Without a member there is no generation to fence by; the transactional id must do that alone.
+    """
+
+    def __init__(self, properties: Mapping[str, Any], group: str) -> None:
+        self._consumer = Consumer(
+            {**properties, "group.id": group, "enable.auto.commit": False}, logger=librdkafka_logger()
+        )
+
+    def metadata(self) -> Any:
+        """What `send_offsets` takes."""
+        return self._consumer.consumer_group_metadata()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._consumer.close()
+
+
+class _ConnectionWatch(logging.Handler):
+    """Notices a broken connection, which the client tells in a log line alone, and passes every line on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+        self.logger = logging.Logger("librdkafka.transactions", logging.DEBUG)  # noqa: LOG001  # its own, with its own handler
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("FAIL"):
+            self.broken = True
+        target = librdkafka_logger()
+        if target.isEnabledFor(record.levelno):
+            target.handle(record)

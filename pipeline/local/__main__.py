@@ -1,0 +1,134 @@
+"""`python -m pipeline.local up | down | status | logs | env`: Kafka and a schema registry here, without Docker or Java."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.local.stack import LocalStack
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A real Kafka and a real schema registry on this machine, without Docker or Java.",
+)
+_NEXT = "next: make topics register-schemas, then make demo. make down stops them; the data stay."
+
+
+@app.command()
+def up(
+    *,
+    ephemeral: Annotated[
+        bool,
+        typer.Option("--ephemeral", help="Free ports and a temporary folder, until Ctrl-C; leaves nothing behind."),
+    ] = False,
+) -> None:
+    """Start both and wait until they answer. The first time, their jars are fetched (200 MB) and checked."""
+    from pipeline import settings, telemetry  # noqa: PLC0415  # --help must be quick
+    from pipeline.local import artifacts, stack  # noqa: PLC0415
+    from pipeline.local.display import fetch_progress  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        configured = settings.load().local
+        with fetch_progress() as progress:
+            installed = artifacts.install(configured.cache_dir or artifacts.default_cache(), progress, telemetry.say)
+        if ephemeral:
+            with telemetry.stop_signals() as stopping, stack.ephemeral_stack(installed, telemetry.say) as running:
+                telemetry.result(_exports(running), {}, as_json=False)
+                while not stopping() and all(server.pid for server in running.servers):
+                    time.sleep(0.2)
+            return
+        ports = stack.Ports(configured.kafka_port, configured.registry_port)
+        local = stack.LocalStack(configured.dir or stack.default_folder(), ports, installed)
+        started = local.up(telemetry.say)
+        telemetry.say(f"Kafka at {local.bootstrap_servers}, the registry at {local.registry_url}")
+        telemetry.say(_NEXT if started else "Both were up already.")
+
+
+@app.command()
+def down(*, wipe: Annotated[bool, typer.Option("--wipe", help="Forget the data as well.")] = False) -> None:
+    """Stop both; their data stay. Only what `up` started is ever stopped."""
+    from pipeline import telemetry  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        local = _stack()
+        telemetry.say("stopped; the data stay" if local.down(telemetry.say) else "nothing was running")
+        if wipe:
+            local.wipe()
+            telemetry.say(f"{local.folder} is gone")
+
+
+@app.command()
+def status(*, as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False) -> None:
+    """Which of both runs, and where. Exit 0: both answer. Exit 1: not both."""
+    from pipeline import telemetry  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        states = [state.row() for state in _stack().states()]
+        lines = (
+            f"{each['name']:<9} {each['state']:<14} {each['address']:<45} pid {each['pid'] or '-':<8} {each['log']}"
+            for each in states
+        )
+        telemetry.result("\n".join(lines), states, as_json=as_json)
+    raise typer.Exit(0 if all(each["state"] == "running" for each in states) else 1)
+
+
+@app.command()
+def logs(
+    server: Annotated[str, typer.Argument(help="kafka or registry; without it both.")] = "",
+    *,
+    lines: Annotated[int, typer.Option("-n", min=1, help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is written.")] = False,
+) -> None:
+    """The end of their logs."""
+    from pipeline import telemetry  # noqa: PLC0415
+    from pipeline.errors import Refused  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        local = _stack()
+        chosen = [
+            path for each in local.servers if server in {"", each.name} for path in each.log_paths if path.exists()
+        ]
+        if not chosen:
+            raise Refused(f"No log of {server or 'the stack'} in {local.folder}. Names are kafka and registry.")
+        if follow:
+            subprocess.run(["tail", "-n", str(lines), "-F", *map(str, chosen)], check=False)  # noqa: S607
+            return
+        telemetry.result("\n".join(_end_of(path, lines) for path in chosen), {}, as_json=False)
+
+
+@app.command()
+def env() -> None:
+    """Shell lines that point the other commands here: eval "$(python -m pipeline.local env)"."""
+    from pipeline import telemetry  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        telemetry.result(_exports(_stack()), {}, as_json=False)
+
+
+def _stack() -> "LocalStack":
+    from pipeline import settings  # noqa: PLC0415
+    from pipeline.local import artifacts, stack  # noqa: PLC0415
+
+    configured = settings.load().local
+    ports = stack.Ports(configured.kafka_port, configured.registry_port)
+    return stack.LocalStack(configured.dir or stack.default_folder(), ports, artifacts.NOTHING)
+
+
+def _exports(stack: "LocalStack") -> str:
+    return (
+        f"export PIPELINE_KAFKA__BOOTSTRAP_SERVERS={stack.bootstrap_servers}\n"
+        f"export PIPELINE_REGISTRY__URL={stack.registry_url}"
+    )
+
+
+def _end_of(path: Path, lines: int) -> str:
+    return "\n".join([f"==> {path} <==", *path.read_text(errors="replace").splitlines()[-lines:]])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,174 @@
+"""One server process of the local stack: started detached, found again by its pid file, never mistaken for another.
+
+A pid alone says nothing: the process may be gone and its number given to somebody else's. A process is ours when its pid
+and its start time are those in the pid file. Nothing else is ever signalled.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import PipelineError, StackRefused
+
+_POLL_S = 0.05
+# The JVM asks to be killed when its parent dies, so that a test run that was killed itself leaves nothing behind. It is a
+# small program of its own because code between fork and exec is not safe in a process that has threads. The parent is
+# looked at once more afterwards: it may have died before the wish was made.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass
+class Server:
+    """A server and where its things are; `command` is complete, `is_ready` asks it something real."""
+
+    name: str
+    folder: Path
+    command: Sequence[str]
+    environment: dict[str, str]
+    is_ready: Callable[[], bool]
+    dies_with_parent: bool = False
+    _child: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    @property
+    def log_path(self) -> Path:
+        """What it writes."""
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def log_paths(self) -> tuple[Path, ...]:
+        """What it printed and, where it keeps one, its own log."""
+        return self.log_path, *(path for path in (self.folder / f"{self.name}-server.log",) if path.exists())
+
+    @property
+    def pid_path(self) -> Path:
+        """`{"pid": …, "started": …}` of the process that was started last."""
+        return self.folder / f"{self.name}.pid"
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the running process that is ours; None when there is none."""
+        recorded = self._recorded()
+        if recorded is None or started_at(recorded[0]) != recorded[1]:
+            return None
+        return recorded[0]
+
+    @property
+    def is_stale(self) -> bool:
+        """A pid file without its process: it was killed, or the machine was restarted."""
+        return self.pid_path.exists() and self.pid is None
+
+    def start(self) -> None:
+        """Start it, detached from the terminal unless it is to die with its parent. Does not wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = list(self.command)
+        if self.dies_with_parent:
+            command = [sys.executable, "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+        with self.log_path.open("ab") as log:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+                cwd=self.folder,
+                start_new_session=not self.dies_with_parent,
+                process_group=0 if self.dies_with_parent else None,
+            )
+        started = started_at(self._child.pid)
+        self.pid_path.write_text(json.dumps({"pid": self._child.pid, "started": started}))
+
+    def wait_until_ready(self, timeout_s: float = 60) -> None:
+        """Return once it answers; `PipelineError` with the end of its log when it died or stayed silent."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_ready():
+            if self.pid is None:
+                raise PipelineError(f"{self.name} ended while it started. The end of {self.log_path}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise PipelineError(
+                    f"{self.name} does not answer after {timeout_s:g} s. The end of {self.log_path}:\n{self.tail()}"
+                )
+            time.sleep(_POLL_S)
+
+    def stop(self, timeout_s: float = 20) -> bool:
+        """Ask it to end, and insist after `timeout_s` seconds; false when it had to be killed."""
+        asked = self._signal(signal.SIGTERM)
+        in_time = not asked or self._wait_gone(timeout_s)
+        if not in_time:
+            self.kill()
+        self.pid_path.unlink(missing_ok=True)
+        return in_time
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone; its pid file stays, as after a crash."""
+        if self._signal(signal.SIGKILL):
+            self._wait_gone(10)
+
+    def pause(self) -> None:
+        """SIGSTOP: it is there and does not answer."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines of its logs."""
+        texts = (path.read_text(errors="replace") for path in self.log_paths if path.exists())
+        return "\n".join("\n".join(text.splitlines()[-lines:]) for text in texts)
+
+    def _recorded(self) -> tuple[int, str] | None:
+        try:
+            recorded = json.loads(self.pid_path.read_text())
+            return int(recorded["pid"]), str(recorded["started"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise StackRefused(
+                f"{self.pid_path} cannot be read ({error}). If no {self.name} of this stack runs, delete that file."
+            ) from error
+
+    def _signal(self, number: int) -> bool:
+        pid = self.pid
+        if pid is None:
+            return False
+        os.kill(pid, number)
+        return True
+
+    def _wait_gone(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while self.pid is not None:
+            if self._child is not None:
+                self._child.poll()  # a child that ended stays a zombie, with its pid, until it is waited for
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        if self._child is not None:
+            self._child.wait()
+            self._child = None
+        return True
+
+
+def started_at(pid: int) -> str | None:
+    """When a process started, as the system counts it; None when it is gone or only a zombie."""
+    try:
+        # After the command's name, which may hold anything: the state is the first field, the start time the twentieth.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+    said = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
+    return said.stdout.strip() or None

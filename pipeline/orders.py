@@ -1,0 +1,115 @@
+"""The domain: what an order is, how it may be written by those who send it, and which orders the shop refuses.
+
+The contract is `schemas/orders.v1-value`; the model says the same in Python, and a test fails when they drift apart.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import Random
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipeline.errors import Invalid, Reject
+
+ORDERS_SUBJECT = "orders.v1-value"
+_ISO_DATE_CHARACTERS = 10
+
+
+def _time_as_text(value: object) -> object:
+    """A bare number could mean seconds or milliseconds: only ISO 8601 says what it means."""
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and value[4:5] == "-" and len(value) > _ISO_DATE_CHARACTERS:
+        return value
+    raise ValueError("a time is ISO 8601 text with a zone, such as 2010-12-01T08:26:00Z")
+
+
+def _spelt(name: str) -> AliasChoices:
+    """`order_id`, `orderId` and `OrderId` alike: the C# clients send PascalCase."""
+    pascal = name.title().replace("_", "")
+    return AliasChoices(name, pascal[0].lower() + pascal[1:], pascal)
+
+
+_Id = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
+
+
+class OrderPlaced(BaseModel):
+    """A customer placed an order. Amounts have at most two decimals and are never rounded; times have a zone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_by_name=True)
+
+    order_id: Annotated[_Id, Field(validation_alias=_spelt("order_id"))]
+    customer_id: Annotated[_Id, Field(validation_alias=_spelt("customer_id"))]
+    amount: Annotated[Decimal, Field(validation_alias=_spelt("amount"), max_digits=18, decimal_places=2)]
+    timestamp_utc: Annotated[
+        AwareDatetime, BeforeValidator(_time_as_text), Field(validation_alias=_spelt("timestamp_utc"))
+    ]
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+# Numbers stay decimal text all the way: through a binary float, 90071992547409.93 would arrive as ….94.
+_json = json.JSONDecoder(
+    parse_float=Decimal, parse_int=Decimal, parse_constant=_no_constant, object_pairs_hook=_no_twins
+)
+
+
+def from_json(text: bytes) -> OrderPlaced:
+    """The order that one JSON object says, exactly; `Invalid` with field and reason otherwise (never the value)."""
+    try:
+        return from_fields(_json.decode(text.decode()))
+    except UnicodeDecodeError as error:
+        raise Invalid(f"not UTF-8: byte {error.start} is 0x{text[error.start]:02x}") from None
+    except RecursionError:
+        raise Invalid("not an order: nested too deeply") from None
+    except ValueError as error:
+        raise Invalid(f"not valid JSON: {error}") from None
+
+
+def from_fields(fields: object) -> OrderPlaced:
+    """The order that these named values say; `Invalid` with field and reason otherwise."""
+    if not isinstance(fields, Mapping):
+        raise Invalid("not a JSON object")
+    try:
+        return OrderPlaced.model_validate(fields)
+    except ValidationError as error:
+        raise Invalid(describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """Field by field what does not fit, without the values: they may be personal."""
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'event'}: {one['msg']}"
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+
+
+def refuse_unsellable(order: OrderPlaced) -> None:
+    """The business rule, applied by the handler and nowhere else: a sale has an amount above zero."""
+    if order.amount <= 0:
+        raise Reject(f"amount {order.amount} is not above zero: a refund or an empty invoice is no sale")
+
+
+def generate(count: int, seed: int | None = None) -> Iterator[OrderPlaced]:
+    """`count` orders that look like the shop's; the same ones for the same seed."""
+    random = Random(seed)  # noqa: S311  # test data, not secrets
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(count):
+        yield OrderPlaced(
+            order_id=f"G{random.getrandbits(64):016x}",
+            customer_id=str(random.randrange(12_000, 18_500)),
+            amount=Decimal(random.randrange(1, 100_000)).scaleb(-2),
+            timestamp_utc=start + timedelta(seconds=number),
+        )

@@ -1,0 +1,56 @@
+"""`python -m pipeline.produce`: orders from a file or a pipe into the topic, each acknowledged or named."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    source: Annotated[
+        str | None, typer.Option("--input", "-i", help="NDJSON or CSV, plain or gzip; - is stdin.")
+    ] = None,
+    generate: Annotated[
+        int | None, typer.Option(min=1, help="Make up this many orders instead of reading any.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With --generate: the same seed gives the same orders.")] = None,
+    topic: Annotated[str | None, typer.Option("--topic", "-t", help="The topic to publish to.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="At most this many orders a second.")] = None,
+    rejects: Annotated[
+        str | None, typer.Option(help="Write refused lines here: NDJSON with line, reason, input.")
+    ] = None,
+    bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every acknowledged order.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+) -> None:
+    """Publish orders, keyed by order id.
+
+    Exit codes: 0 all published · 1 some not acknowledged, or the input broke off · 2 refused before anything was sent ·
+    3 published, but some input was refused.
+    """
+    # Imported here so that --help does not load the client.
+    from pipeline import settings, telemetry, wiring  # noqa: PLC0415
+    from pipeline.stages.intake import open_orders  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        telemetry.start_logging()
+        configured = settings.load({"kafka.topic": topic, "kafka.bootstrap_servers": bootstrap_servers})
+        with (
+            open_orders(source, generate, seed) as orders,
+            telemetry.stop_signals() as stopping,
+            wiring.produce(configured, rate=rate, rejects=rejects, source=source, verbose=verbose) as stage,
+        ):
+            try:
+                with telemetry.progress("published", stage.counts, generate) as tick:
+                    stage.run(orders, stopping, tick)
+            finally:
+                telemetry.result(
+                    f"{stage.counts()[0]} read, {stage.counts()[1]}", stage.totals.summary(), as_json=as_json
+                )
+        raise typer.Exit(1 if stage.totals.failed else 3 if stage.totals.refused else 0)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,91 @@
+"""Avro data to bytes and back, with the writer's schema from the frame and the reader's from the schema files."""
+
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any
+
+import fastavro
+
+from pipeline.errors import Invalid, Undecodable
+from pipeline.serde import schema_files, wire
+from pipeline.serde.fastavro_schema import for_fastavro
+from pipeline.serde.prescan import Scan, compile_scan
+
+Datum = dict[str, Any]
+
+
+class AvroWriter:
+    """Writes data of one registered schema, byte for byte as the client's own `AvroSerializer` does."""
+
+    def __init__(self, schema: Mapping[str, Any], schema_id: int) -> None:
+        self._schema: Any = for_fastavro(dict(schema))
+        self._header = wire.header(schema_id)
+        self.schema_id = schema_id
+
+    def encode(self, datum: Mapping[str, Any]) -> bytes:
+        """The framed bytes; `Invalid` when the datum does not fit the schema (a number is never rounded to fit)."""
+        out = BytesIO()
+        out.write(self._header)
+        try:
+            fastavro.schemaless_writer(out, self._schema, datum)
+        except Exception as error:
+            # fastavro reports a datum that does not fit by ValueError, TypeError, KeyError, OverflowError, ...
+            raise Invalid(f"The datum does not fit its schema: {error}") from error
+        return out.getvalue()
+
+
+class AvroReader:
+    """Reads framed data of any schema a writer registered, as the one reader schema sees them.
+
+    `schema_by_id` gives the text of the writer schema of an id; what it raises (`SchemaUnknown`, `RegistryUnavailable`)
+    passes through. Each id is asked for once.
+    """
+
+    def __init__(self, reader_schema: Mapping[str, Any], schema_by_id: Callable[[int], str]) -> None:
+        self._reader: Any = for_fastavro(dict(reader_schema))
+        self._schema_by_id = schema_by_id
+        self._resolutions: dict[int, tuple[Scan, Any, Any]] = {}
+
+    def decode(self, value: bytes | None) -> Datum:
+        """The datum; `Undecodable` when the bytes are not exactly one datum of the schema that they name."""
+        schema_id = wire.schema_id_of(value)
+        scan, writer, reader = self._resolutions.get(schema_id) or self._resolution(schema_id)
+        assert value is not None
+        scan(value, wire.HEADER_BYTES)
+        source = BytesIO(value)
+        source.seek(wire.HEADER_BYTES)
+        try:
+            datum = fastavro.schemaless_reader(source, writer, reader)
+        except Exception as error:
+            # What has the right shape may still be no text, time or number: ValueError, OverflowError, ...
+            raise Undecodable(f"The bytes are no datum of schema {schema_id}: {_words(error)}") from error
+        return datum  # type: ignore[return-value]  # a record schema, checked in _resolution
+
+    def _resolution(self, schema_id: int) -> tuple[Scan, Any, Any]:
+        """The scan of an id's schema, that schema, and ours where they differ: equal ones need no resolution."""
+        text = self._schema_by_id(schema_id)
+        try:
+            writer: Any = for_fastavro(schema_files.parse(text))
+        except Exception as error:
+            raise Undecodable(
+                f"Schema {schema_id} is no Avro schema that can be read safely: {_words(error)}"
+            ) from error
+        if not isinstance(writer, dict) or writer["type"] != "record" or writer["name"] not in _names(self._reader):
+            # Without this, a record of another type with fields of the same shape would decode silently.
+            name = writer.get("name", text) if isinstance(writer, dict) else text
+            raise Undecodable(f"Schema {schema_id} is {name}, not {self._reader['name']}.")
+        scan = compile_scan(schema_files.parse(text))
+        self._resolutions[schema_id] = (scan, writer, None if writer == self._reader else self._reader)
+        return self._resolutions[schema_id]
+
+
+def _names(schema: Mapping[str, Any]) -> set[str]:
+    """The full names under which a record schema is known; an alias without a namespace is in the schema's own."""
+    namespace = schema["name"].rpartition(".")[0]
+    return {schema["name"]} | {
+        alias if "." in alias or not namespace else f"{namespace}.{alias}" for alias in schema.get("aliases", ())
+    }
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

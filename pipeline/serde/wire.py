@@ -1,0 +1,34 @@
+"""The frame around every Avro datum: a zero byte, the writer's schema id (32 bits, big-endian), the datum.
+
+The format is Confluent's, read by every registry client. The id in the frame is the only one believed: a header that
+names another schema is not looked at, because headers are the sender's word alone.
+"""
+
+from pipeline.errors import Undecodable
+
+MAGIC = 0
+HEADER_BYTES = 5
+
+
+def header(schema_id: int) -> bytes:
+    """The five bytes before a datum written with schema `schema_id`."""
+    return b"\x00" + schema_id.to_bytes(4, "big")
+
+
+def schema_id_of(value: bytes | None) -> int:
+    """The writer's schema id of a framed value; `Undecodable` when it has no frame."""
+    if value is None:
+        raise Undecodable("The record has no value (a tombstone); an event always has one.")
+    if len(value) <= HEADER_BYTES:
+        raise Undecodable(f"{len(value)} bytes are too few for a frame of {HEADER_BYTES} bytes and a datum.")
+    if value[0] != MAGIC:
+        raise Undecodable(f"The first byte is 0x{value[0]:02x}; a framed value starts with 0x00.")
+    return int.from_bytes(value[1:HEADER_BYTES], "big")
+
+
+def schema_id_or_none(value: bytes | None) -> int | None:
+    """The writer's schema id where there is one."""
+    try:
+        return schema_id_of(value)
+    except Undecodable:
+        return None

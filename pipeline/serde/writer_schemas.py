@@ -1,0 +1,61 @@
+"""The schemas that records name by id: asked for once each, waited for a little when unknown, then given up for a while.
+
+An id that the registry does not have may be there in a moment (it was just registered, and this registry lags behind), or
+never (the record is forged, or from another cluster). So an unknown id has a grace, counted from its first sight and
+running for all ids side by side; after it the answer is kept for some minutes, so that a flood of such records costs no
+registry call each.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from pipeline.errors import SchemaPending, SchemaUnknown
+
+GRACE_S = 10.0
+FORGET_S = 300.0
+# A flood of made-up ids must not fill the memory; the oldest are forgotten first, and cost one more question.
+IDS_MAX = 10_000
+
+
+class WriterSchemas:
+    """`ask` gives the text of an id's schema, `SchemaUnknown` when there is none; `clock` seconds that never go back."""
+
+    def __init__(self, ask: Callable[[int], str], clock: Callable[[], float]) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._first_seen: OrderedDict[int, float] = OrderedDict()
+        self._unknown_until: OrderedDict[int, float] = OrderedDict()
+
+    def __call__(self, schema_id: int) -> str:
+        """The schema's text.
+
+        Raises `SchemaPending` (an outage: wait) within `GRACE_S` seconds of an unknown id's first sight, `SchemaUnknown` (a
+        dead letter) after it, for `FORGET_S` seconds without asking again.
+        """
+        now = self._clock()
+        if now < self._unknown_until.get(schema_id, now):
+            raise _unknown(schema_id)
+        try:
+            text = self._ask(schema_id)
+        except SchemaUnknown as error:
+            first = self._first_seen.setdefault(schema_id, now)
+            _bound(self._first_seen)
+            if now - first < GRACE_S:
+                raise SchemaPending(
+                    f"Schema {schema_id} is not in the registry; it may come within {GRACE_S - (now - first):.0f} s."
+                ) from error
+            self._unknown_until[schema_id] = now + FORGET_S
+            _bound(self._unknown_until)
+            raise _unknown(schema_id) from error
+        self._first_seen.pop(schema_id, None)
+        self._unknown_until.pop(schema_id, None)
+        return text
+
+
+def _unknown(schema_id: int) -> SchemaUnknown:
+    return SchemaUnknown(f"The registry has no schema {schema_id}, and did not get it in {GRACE_S:g} s either.")
+
+
+def _bound(ids: OrderedDict[int, float]) -> None:
+    while len(ids) > IDS_MAX:
+        ids.popitem(last=False)

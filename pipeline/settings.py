@@ -1,0 +1,300 @@
+"""Every setting of the pipeline: one tree, its defaults, and the contradictions that are refused.
+
+Flag > environment (`PIPELINE_KAFKA__BOOTSTRAP_SERVERS`) > `.env` > `pipeline.toml` > `KAFKA_CONFIG_FILE` > default.
+`load()` is the only way in: it asks each source by itself, for it says where a value came from, refuses names that no
+setting has, and lists all that is wrong at once. `Settings()` alone holds the defaults and reads nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from pipeline.core import client_properties
+from pipeline.errors import SettingsRefused
+from pipeline.sources import EXTRA, Given, build, expanded, names, read, shown, written
+
+MASK = "••••"
+
+
+def _servers(value: str) -> str:
+    servers = [server.strip() for server in value.split(",")]
+    for server in servers:
+        match = re.fullmatch(r"(?:[\w.-]+|\[[0-9A-Fa-f:.%\w]+\]):(\d{1,5})", server)
+        if not match or not 0 < int(match[1]) < 2**16:
+            raise ValueError("not HOST:PORT, or several separated by commas, without a scheme such as SASL_SSL://")
+    return ",".join(servers)
+
+
+def _topic_name(value: str) -> str:
+    """Kafka's own rule (`org.apache.kafka.common.internals.Topic`)."""
+    if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", value) or value in {".", ".."}:
+        raise ValueError("not a topic name: 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', and not '.' or '..'")
+    return value
+
+
+def _registry_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not re.fullmatch(r"[\w.:%-]+", host or "") or parts.scheme not in {"http", "https"}:
+        raise ValueError("not a URL of the form http(s)://HOST[:PORT][/PATH]")
+    if parts.username is not None:
+        raise ValueError("holds a user or a password: give them as registry.user and registry.password")
+    return value.rstrip("/")
+
+
+def _store_url(value: SecretStr) -> SecretStr:
+    if not re.match(r"[\w+]+://", value.get_secret_value()):
+        raise ValueError("not a database URL such as sqlite:///orders.db or postgresql+psycopg://USER:PASSWORD@HOST/DB")
+    return value
+
+
+def _text(value: object) -> object:
+    """TOML's own types, in the words of librdkafka."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("not a number")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+Servers = Annotated[str, BeforeValidator(lambda v: ",".join(map(str, v)) if isinstance(v, list) else v)]
+Topic = Annotated[str, AfterValidator(_topic_name)]
+File = Annotated[Path, AfterValidator(expanded)]
+Number = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=2**31 - 1)]
+Port = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=2**16 - 1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Security(_Section):
+    """How to get into the cluster; the names of the settings of the article's configuration."""
+
+    use_sasl: bool = False
+    mechanism: Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"], BeforeValidator(_upper)] = (
+        "SCRAM-SHA-512"
+    )
+    user: str | None = None
+    password: SecretStr | None = None
+    protocol: Annotated[Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)] = (
+        "PLAINTEXT"
+    )
+    ca_location: File | None = None
+
+
+class Kafka(_Section):
+    """The cluster, the names used on it, and librdkafka's own keys under `extra`."""
+
+    bootstrap_servers: Annotated[Servers, AfterValidator(_servers)] = "localhost:9092"
+    topic: Topic = "orders.v1"
+    dead_letter_topic: Topic = "orders.dlq.v1"
+    consumer_group: str = "orders-workers"
+    instance: str | None = None
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    compression: Literal["lz4", "zstd", "snappy", "gzip", "none"] = "lz4"
+    message_timeout_ms: Number = 30_000
+    security: Security = Security()
+    # Not in repr: a key may hold a secret (`ssl.key.password`).
+    extra: dict[str, Annotated[str, BeforeValidator(_text)]] = Field(default_factory=dict, repr=False)
+
+
+class Registry(_Section):
+    """The schema registry, by its Confluent-compatible API."""
+
+    url: Annotated[str, AfterValidator(_registry_url)] = "http://localhost:8081/apis/ccompat/v7"
+    user: str | None = None
+    password: SecretStr | None = None
+    ca_location: File | None = None
+    timeout_s: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)] = 10
+
+
+class Schemas(_Section):
+    """Where the Avro contracts lie, if not in the installed package."""
+
+    dir: File | None = None
+
+
+class Topics(_Section):
+    """Where the declared topics lie, if not in the installed package."""
+
+    file: File | None = None
+
+
+class Store(_Section):
+    """Where worked-off orders land; a secret, for the URL may hold a password."""
+
+    url: Annotated[SecretStr, AfterValidator(_store_url)] = SecretStr("sqlite:///orders.db")
+
+
+class Local(_Section):
+    """The broker and the registry that `python -m pipeline.local` starts."""
+
+    kafka_port: Port = 9092
+    registry_port: Port = 8081
+    dir: File | None = None
+    cache_dir: File | None = None
+
+
+class Settings(_Section):
+    """The tree. Made by `load()`; frozen."""
+
+    kafka: Kafka = Kafka()
+    registry: Registry = Registry()
+    schemas: Schemas = Schemas()
+    topics: Topics = Topics()
+    store: Store = Store()
+    local: Local = Local()
+
+
+class Row(NamedTuple):
+    """A line of `python -m pipeline.config show`; the value is masked if it is secret, None if there is none."""
+
+    name: str
+    value: str | float | None
+    origin: str
+
+
+Say = Callable[[str], str]
+Contradiction = tuple[tuple[str, ...], str]
+
+
+def load(overrides: Mapping[str, object] | None = None) -> Settings:
+    """The settings of this run; `overrides` are flags by dotted name (`{"kafka.topic": "x"}`), None meaning not given.
+
+    Raises `SettingsRefused` with everything that is wrong, each by the name the user wrote, and no secret in it.
+    """
+    return _load(overrides or {})[0]
+
+
+def show(overrides: Mapping[str, object] | None = None) -> tuple[Settings, list[Row]]:
+    """`load()`, and for each setting, in the order of the tree, its value and where it came from."""
+    settings, given = _load(overrides or {})
+    rows = []
+    for name in [*dict(names(Settings)), *(f"{EXTRA}{key}" for key in sorted(settings.kafka.extra))]:
+        value = _value(settings, name)
+        source = given.get(name)
+        origin = "default" if source is None else source.origin
+        if source and source.name != name:
+            origin += f" {source.name}"
+        plain = value is None or isinstance(value, int | float)  # bool too: an int to Python
+        rows.append(Row(name, value if plain else shown(name, value), origin))
+    return settings, rows
+
+
+def _load(overrides: Mapping[str, object]) -> tuple[Settings, dict[str, Given]]:
+    given, problems = read(Settings, overrides)
+    settings, malformed = build(Settings, given)
+    problems += malformed.values()
+
+    def say(name: str) -> str:
+        value = _value(settings, name)
+        if value is None:
+            return f"{name} (not set)"
+        source = given.get(name, Given(value, name, "default"))
+        return written(name, source._replace(value=value))
+
+    # A malformed setting has its default here: what that contradicts is nobody's business.
+    problems += [text for about, text in _contradictions(settings, say) if malformed.keys().isdisjoint(about)]
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        raise SettingsRefused(f"The settings are refused (docs/reference/settings.md lists them all):{listed}")
+    return settings, given
+
+
+def _value(settings: Settings, name: str) -> Any:
+    if name.startswith(EXTRA):
+        return settings.kafka.extra[name.removeprefix(EXTRA)]
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _contradictions(settings: Settings, say: Say) -> Iterator[Contradiction]:
+    """What is good by itself but not together: the names it is about, and what to say of it."""
+    topics = ("kafka.topic", "kafka.dead_letter_topic")
+    if settings.kafka.topic == settings.kafka.dead_letter_topic:
+        yield topics, f"{say(topics[0])} and {say(topics[1])} are one topic: give the dead letters their own"
+    yield from _sasl(settings.kafka.security, say)
+    yield from _encryption(settings.kafka, say)
+    yield from _registry(settings.registry, say)
+    for key, value in settings.kafka.extra.items():
+        if reason := client_properties.why_reserved(key, value):
+            yield (f"{EXTRA}{key}",), f"{say(f'{EXTRA}{key}')} {reason}"
+
+
+def _sasl(security: Security, say: Say) -> Iterator[Contradiction]:
+    use, protocol, mechanism, user, password = (
+        f"kafka.security.{name}" for name in ("use_sasl", "protocol", "mechanism", "user", "password")
+    )
+    if security.use_sasl and not security.protocol.startswith("SASL_"):
+        yield (use, protocol), f"{say(use)} and {say(protocol)} disagree: set {protocol} to SASL_SSL, or {use} to false"
+    if not security.use_sasl and security.protocol.startswith("SASL_"):
+        yield (use, protocol), f"{say(protocol)} and {say(use)} disagree: set {use} to true, or {protocol} to SSL"
+    for name, value in ((user, security.user), (password, security.password)):
+        if security.use_sasl and value is None and security.mechanism != "OAUTHBEARER":
+            yield (use, mechanism, name), f"{say(use)} with {say(mechanism)} needs {name}, which is not set"
+        if not security.use_sasl and value is not None:
+            yield (use, name), f"{say(name)} is given but {say(use)}: set {use} to true, or leave {name} out"
+
+
+def _encryption(kafka: Kafka, say: Say) -> Iterator[Contradiction]:
+    security = kafka.security
+    servers, protocol, mechanism, ca = (
+        "kafka.bootstrap_servers",
+        "kafka.security.protocol",
+        "kafka.security.mechanism",
+        "kafka.security.ca_location",
+    )
+    hosts = [server.rpartition(":")[0] for server in kafka.bootstrap_servers.split(",")]
+    in_clear = security.protocol == "SASL_PLAINTEXT" and security.mechanism in {"PLAIN", "OAUTHBEARER"}
+    if in_clear and not all(map(_is_loopback, hosts)):
+        over = f"{say(mechanism)} over {say(protocol)} sends the secret unencrypted to {say(servers)}"
+        mend = f"set {protocol} to SASL_SSL, or {mechanism} to SCRAM-SHA-512"
+        yield (servers, protocol, mechanism), f"{over}: {mend}"
+    if security.ca_location is not None:
+        if not security.protocol.endswith("SSL"):
+            yield (ca, protocol), f"{say(ca)} is of no use with {say(protocol)}: set {protocol} to SSL or SASL_SSL"
+        yield from _missing(ca, security.ca_location, say)
+
+
+def _registry(registry: Registry, say: Say) -> Iterator[Contradiction]:
+    url, user, password, ca = (f"registry.{name}" for name in ("url", "user", "password", "ca_location"))
+    if (registry.user is None) != (registry.password is None):
+        yield (user, password), f"{say(user)} and {say(password)} go together: set both or none"
+    parts = urlsplit(registry.url)
+    if parts.scheme == "http" and registry.user is not None and not _is_loopback(parts.hostname or ""):
+        yield (url, user), f"{say(user)} would be sent unencrypted to {say(url)}: use an https:// URL"
+    if registry.ca_location is not None:
+        if parts.scheme == "http":
+            yield (ca, url), f"{say(ca)} is of no use with {say(url)}: use an https:// URL"
+        yield from _missing(ca, registry.ca_location, say)
+
+
+def _missing(name: str, path: Path, say: Say) -> Iterator[Contradiction]:
+    if not path.exists():
+        yield (name,), f"{say(name)}: there is no such file ({path.absolute()})"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,194 @@
+"""The store: one row per order in a SQL table, written so that doing it twice changes nothing.
+
+Idempotent on `order_id`: a row is replaced only by a higher offset of the same partition, so a redelivered record, or
+one that a slow twin writes late, never undoes a newer one (promise P2).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Engine,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    and_,
+    create_engine,
+    event,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.types import TypeDecorator
+
+from pipeline.core.record import Record
+from pipeline.errors import Reject, SettingsRefused, SinkRefused, SinkUnavailable
+from pipeline.orders import OrderPlaced, refuse_unsellable
+
+_INSERTS: dict[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+_PENNY = Decimal("0.01")
+
+
+class _Money(TypeDecorator[Decimal]):
+    """NUMERIC(18,2) where the database has decimals; decimal text on SQLite, whose numbers are binary floats."""
+
+    impl = Numeric(18, 2)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        return dialect.type_descriptor(String(21) if dialect.name == "sqlite" else Numeric(18, 2))
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return str(value.quantize(_PENNY))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:  # noqa: ARG002
+        return None if value is None else Decimal(value)
+
+
+class _Utc(TypeDecorator[datetime]):
+    """A point in time, in UTC; SQLite keeps no zone, so it is put on again when read."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+orders = Table(
+    "orders",
+    MetaData(),
+    Column("order_id", String(256), primary_key=True),
+    Column("customer_id", String(256), nullable=False),
+    Column("amount", _Money, nullable=False),
+    Column("timestamp_utc", _Utc, nullable=False),
+    Column("source_partition", Integer, nullable=False),
+    Column("source_offset", BigInteger, nullable=False),
+)
+
+
+class OrderStore:
+    """The table `orders` behind a SQLAlchemy URL, SQLite or PostgreSQL; made if absent at the first write."""
+
+    def __init__(self, url: str) -> None:
+        parsed = _parse(url)
+        self._where = parsed.render_as_string(hide_password=True)
+        self._ready = False
+        self.engine: Engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+        if parsed.get_backend_name() == "sqlite":
+            event.listen(self.engine, "connect", _tune_sqlite)
+        insert = _INSERTS[parsed.get_backend_name()](orders)
+        self._upsert = insert.on_conflict_do_update(
+            index_elements=[orders.c.order_id],
+            set_={column.name: insert.excluded[column.name] for column in orders.c if not column.primary_key},
+            where=and_(
+                orders.c.source_partition == insert.excluded.source_partition,
+                orders.c.source_offset < insert.excluded.source_offset,
+            ),
+        )
+
+    def upsert(self, pairs: Iterable[tuple[OrderPlaced, Record]]) -> None:
+        """Store all of them or none, in one database transaction.
+
+        Raises `SinkUnavailable` when the database does not answer, `SinkRefused` when it refuses the data of one.
+        """
+        rows = _one_row_per_order(pairs)
+        if not rows:
+            return
+        try:
+            with self.engine.begin() as connection:
+                if not self._ready:
+                    orders.create(connection, checkfirst=True)
+                connection.execute(self._upsert, rows)
+        except (OperationalError, InterfaceError) as error:
+            raise SinkUnavailable(f"The store {self._where} does not answer: {error.orig}.") from error
+        except (DataError, IntegrityError) as error:
+            raise SinkRefused(f"The store refuses the data: {error.orig}") from error
+        self._ready = True
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.engine.dispose()
+
+
+class StoreOrders:
+    """The default handler: applies the business rule and stores the rest, a batch at a time."""
+
+    def __init__(self, store: OrderStore) -> None:
+        self._store = store
+
+    def __call__(self, batch: list[tuple[OrderPlaced, Record]]) -> list[tuple[Record, Exception]]:
+        rejected: list[tuple[Record, Exception]] = []
+        sellable: list[tuple[OrderPlaced, Record]] = []
+        for pair in batch:
+            try:
+                refuse_unsellable(pair[0])
+            except Reject as error:
+                rejected.append((pair[1], error))
+            else:
+                sellable.append(pair)
+        self._store.upsert(sellable)
+        return rejected
+
+
+def _one_row_per_order(pairs: Iterable[tuple[OrderPlaced, Record]]) -> Sequence[dict[str, Any]]:
+    """One statement must not touch a row twice (PostgreSQL refuses it): settle the batch here as the table would."""
+    rows: dict[str, dict[str, Any]] = {}
+    for order, record in pairs:
+        earlier = rows.get(order.order_id)
+        if earlier is not None and (
+            earlier["source_partition"] != record.partition or earlier["source_offset"] >= record.offset
+        ):
+            continue
+        rows[order.order_id] = {
+            "order_id": order.order_id,
+            "customer_id": order.customer_id,
+            "amount": order.amount,
+            "timestamp_utc": order.timestamp_utc,
+            "source_partition": record.partition,
+            "source_offset": record.offset,
+        }
+    return list(rows.values())
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise SettingsRefused(
+            "PIPELINE_STORE__URL is no database URL. "
+            "Write sqlite:///orders.db or postgresql+psycopg://user@host/database."
+        ) from error
+    except ModuleNotFoundError as error:
+        raise SettingsRefused(
+            f"PIPELINE_STORE__URL needs the driver {error.name}: pip install 'orders-pipeline[postgres]', "
+            "and write postgresql+psycopg://user@host/database."
+        ) from error
+    if parsed.get_backend_name() not in _INSERTS:
+        raise SettingsRefused(
+            f"PIPELINE_STORE__URL names {parsed.get_backend_name()}; the store runs on postgresql or sqlite."
+        )
+    return parsed
+
+
+def _tune_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    # Readers do not block the writer; every commit is on disk before its offset is.
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()

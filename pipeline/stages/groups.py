@@ -1,0 +1,273 @@
+"""Consumer groups: listed, described, moved while nobody is in them; and what `pipeline.groups` prints of it."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from pipeline.core.group_plan import Group, Member, Move, Standing, Target, Where, chosen, plan, standing
+from pipeline.core.record import Record, TopicPartition
+from pipeline.errors import PipelineError, Refused, TopicRefused, Unavailable
+
+
+class Cluster(Protocol):
+    """What this asks of a cluster; `pipeline.kafka.admin.Cluster` is one."""
+
+    @property
+    def where(self) -> str: ...
+
+    def groups(self) -> list[Group]: ...
+
+    def group(self, name: str) -> Group | None: ...
+
+    def everywhere(self) -> list[TopicPartition]: ...
+
+    def committed_of(self, group: str, wanted: Collection[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+    def offsets_at(self, sources: Collection[TopicPartition], at: Where | int) -> dict[TopicPartition, int]: ...
+
+    def oldest_left(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, Record | None]: ...
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A group and how far it is in every partition of the topics that it works on, or why that cannot be told."""
+
+    group: Group
+    standings: tuple[Standing, ...]
+    problem: str | None = None
+
+    @property
+    def lag(self) -> int | None:
+        """In offsets, over all partitions; None where it cannot be told."""
+        return None if self.problem else sum(each.lag for each in self.standings)
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A reset planned, and, once it was done, what is committed now."""
+
+    group: str
+    moves: tuple[Move, ...]
+    committed: Mapping[TopicPartition, int] | None = None
+
+
+def survey(cluster: Cluster, now_ms: int) -> list[Progress]:
+    """Every consumer group and how far it is; a partition without a leader costs the lag of its groups, not the list."""
+    everywhere = cluster.everywhere()
+    found = []
+    for group in cluster.groups():
+        try:
+            found.append(_progress(cluster, group, everywhere, now_ms))
+        except Unavailable as outage:
+            found.append(Progress(group, (), str(outage)))
+    return found
+
+
+def describe(cluster: Cluster, name: str, now_ms: int) -> Progress:
+    """One group and how far it is; raises `Refused` when it is not there."""
+    return _progress(cluster, _found(cluster, name), cluster.everywhere(), now_ms)
+
+
+def plan_reset(cluster: Cluster, name: str, topic: str, target: Target, partitions: Collection[int] = ()) -> Reset:
+    """What a reset of the group would change; changes nothing.
+
+    Raises `Refused` when group or partition are not there, the group has members, or an offset lies beyond the ends;
+    `TopicRefused` when the topic is not there.
+    """
+    group = _found(cluster, name)
+    if group.members:
+        raise Refused(
+            f"The group {name} has members: {'; '.join(map(_who, group.members))}. "
+            "Its offsets are theirs. Stop them, then reset; nothing was changed"
+        )
+    there = [source for source in cluster.everywhere() if source.topic == topic]
+    if not there:
+        raise TopicRefused(f"Topic {topic} is not there at {cluster.where}. python -m pipeline.groups describe {name}")
+    sources = chosen(topic, there, partitions)
+    beginnings, ends = cluster.offsets_at(sources, "earliest"), cluster.offsets_at(sources, "latest")
+    wanted = _wanted(cluster, target, beginnings, ends)
+    return Reset(name, tuple(plan(wanted, cluster.committed_of(name, sources), beginnings, ends)))
+
+
+def act(cluster: Cluster, planned: Reset) -> Reset:
+    """Commit what was planned and read it back.
+
+    Raises `Refused` when a member joined meanwhile, `PipelineError` when something else is committed afterwards.
+    """
+    wanted = {move.source: move.new for move in planned.moves}
+    cluster.commit(planned.group, wanted)
+    now = cluster.committed_of(planned.group, list(wanted))
+    if now != wanted:
+        other = ", ".join(
+            f"{_place(source)}: {now.get(source)} instead of {offset}"
+            for source, offset in sorted(wanted.items())
+            if now.get(source) != offset
+        )
+        raise PipelineError(f"The group {planned.group} was reset, but something else is committed now: {other}")
+    return Reset(planned.group, planned.moves, now)
+
+
+def listed(groups: Sequence[Progress]) -> str:
+    """One line a group."""
+    rows = [("group", "state", "protocol", "members", "lag")]
+    rows += [
+        (it.group.name, it.group.state, it.group.protocol, str(len(it.group.members)), _or_dash(it.lag))
+        for it in groups
+    ]
+    return "\n".join(_table(rows)) if groups else "No consumer groups."
+
+
+def described(it: Progress) -> str:
+    """Its partitions, then its members."""
+    group = it.group
+    assignor = f", assignor {group.assignor}" if group.assignor else ""
+    lines = [f"{group.name}: {group.state}, {group.protocol} protocol{assignor}, lag {it.lag}"]
+    if it.standings:
+        owners = _owners(group)
+        rows = [("  topic", "partition", "committed", "end", "lag", "behind", "member")]
+        for each in it.standings:
+            owner = owners.get(each.source)
+            rows.append(
+                (
+                    f"  {each.source.topic}", str(each.source.partition), _or_dash(each.committed), str(each.end),
+                    str(each.lag), "-" if each.behind_s is None else f"{each.behind_s:.1f} s",
+                    owner.name if owner else "-",
+                )
+            )  # fmt: skip
+        lines += ["", *_table(rows)]
+    if group.members:
+        people = [("  member", "client", "instance", "host", "assignment")]
+        people += [
+            (f"  {each.id}", each.client, each.instance or "-", each.host, _assignment(each)) for each in group.members
+        ]
+        lines += ["", *_table(people)]
+    return "\n".join([*lines, *([] if group.members else ["", "No members."])])
+
+
+def reset_text(it: Reset) -> str:
+    """Every partition from where it is to where it goes, or went."""
+    now = it.committed
+    rows = [
+        (
+            f"  {move.source.topic}", str(move.source.partition), f"{_or_dash(move.current)} → {move.new}",
+            "" if now is None else f"committed now: {now[move.source]}",
+        )
+        for move in it.moves
+    ]  # fmt: skip
+    if now is None:
+        return "\n".join([f"{it.group} would move:", *_table(rows), "Nothing was changed. --yes does it."])
+    return "\n".join([f"{it.group} moved:", *_table(rows)])
+
+
+def values(it: Progress) -> dict[str, Any]:
+    """A group for JSON."""
+    owners = _owners(it.group)
+    return {
+        "group": it.group.name, "state": it.group.state, "protocol": it.group.protocol,
+        "assignor": it.group.assignor, "lag": it.lag,
+        "partitions": [
+            {
+                "topic": each.source.topic, "partition": each.source.partition, "committed": each.committed,
+                "end": each.end, "lag": each.lag, "behind_s": each.behind_s,
+                "member": owners[each.source].id if each.source in owners else None,
+            }
+            for each in it.standings
+        ],
+        "members": [
+            {**asdict(each), "assigned": [source._asdict() for source in each.assigned]} for each in it.group.members
+        ],
+    }  # fmt: skip
+
+
+def summary(it: Progress) -> dict[str, Any]:
+    """A group for JSON, in one line of the list."""
+    return {
+        "group": it.group.name, "state": it.group.state, "protocol": it.group.protocol,
+        "members": len(it.group.members), "lag": it.lag, "problem": it.problem,
+    }  # fmt: skip
+
+
+def reset_values(it: Reset) -> dict[str, Any]:
+    """A reset for JSON."""
+    return {
+        "group": it.group,
+        "done": it.committed is not None,
+        "partitions": [
+            {
+                **move.source._asdict(), "current": move.current, "new": move.new,
+                "committed": None if it.committed is None else it.committed[move.source],
+            }
+            for move in it.moves
+        ],
+    }  # fmt: skip
+
+
+def _progress(cluster: Cluster, group: Group, everywhere: Sequence[TopicPartition], now_ms: int) -> Progress:
+    committed = cluster.committed_of(group.name, everywhere)
+    topics = {source.topic for source in committed} | {source.topic for source in _owners(group)}
+    sources = [source for source in everywhere if source.topic in topics]
+    ends, beginnings = cluster.offsets_at(sources, "latest"), cluster.offsets_at(sources, "earliest")
+    # As our workers do, a group begins at the oldest record where it committed nothing, or what is gone by now.
+    starts = {source: max(committed.get(source, 0), beginnings.get(source, 0)) for source in ends}
+    oldest = cluster.oldest_left({source: start for source, start in starts.items() if start < ends[source]})
+    return Progress(
+        group,
+        tuple(
+            standing(source, committed.get(source), end, oldest.get(source), now_ms)
+            for source, end in sorted(ends.items())
+        ),
+    )
+
+
+def _wanted(
+    cluster: Cluster,
+    target: Target,
+    beginnings: Mapping[TopicPartition, int],
+    ends: Mapping[TopicPartition, int],
+) -> Mapping[TopicPartition, int]:
+    if target.offset is not None:
+        return dict.fromkeys(ends, target.offset)
+    if target.time_ms is not None:
+        found = cluster.offsets_at(list(ends), target.time_ms)
+        # Where no record is that late the group waits for the next one.
+        return {source: found[source] if 0 <= found[source] <= end else end for source, end in ends.items()}
+    return beginnings if target.where == "earliest" else ends
+
+
+def _found(cluster: Cluster, name: str) -> Group:
+    group = cluster.group(name)
+    if group is None:
+        raise Refused(f"There is no consumer group {name} at {cluster.where}. python -m pipeline.groups list")
+    return group
+
+
+def _owners(group: Group) -> dict[TopicPartition, Member]:
+    return {source: member for member in group.members for source in member.assigned}
+
+
+def _who(member: Member) -> str:
+    return f"{member.name} (client {member.client}, at {member.host})"
+
+
+def _place(source: TopicPartition) -> str:
+    return f"{source.topic} [{source.partition}]"
+
+
+def _assignment(member: Member) -> str:
+    by_topic: dict[str, list[str]] = {}
+    for source in member.assigned:
+        by_topic.setdefault(source.topic, []).append(str(source.partition))
+    return ", ".join(f"{topic} [{' '.join(each)}]" for topic, each in by_topic.items()) or "nothing"
+
+
+def _or_dash(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _table(rows: Sequence[Iterable[str]]) -> Iterator[str]:
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,82 @@
+"""What the person who runs a stage is told meanwhile: refused lines, unacknowledged keys, with -v every record."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from pipeline.core.failures import Failure
+from pipeline.core.ports import Delivery
+from pipeline.core.record import Record
+from pipeline.errors import InputRefused, Unavailable
+from pipeline.stages.intake import Refusal
+
+REFUSALS_SAID = 10
+
+
+class ProduceReport:
+    """Says what became of each order; `rejects` gets every refused line as NDJSON: `line`, `reason`, `input`."""
+
+    def __init__(self, say: Callable[[str], None], *, verbose: bool, rejects: TextIO | None = None) -> None:
+        self._say = say
+        self._verbose = verbose
+        self._rejects = rejects
+        self._refused = 0
+
+    def delivered(self, delivery: Delivery) -> None:
+        """`✔` with its place, or `✖` with why it is not acknowledged and what that means."""
+        key = _text(delivery.key)
+        if delivery.error is None:
+            if self._verbose:
+                self._say(f"✔ {delivery.topic} [{delivery.partition}] @ {delivery.offset} {key}")
+            return
+        fate = (
+            "unknown: sending it again is safe, it is stored once"
+            if isinstance(delivery.error, Unavailable)
+            else "it is not in the topic"
+        )
+        self._say(f"✖ {key} is not acknowledged ({fate}): {delivery.error}")
+
+    def refused(self, refusal: Refusal) -> None:
+        """Into the rejects file; without one the first few are said."""
+        self._refused += 1
+        if self._rejects is not None:
+            entry = {"line": refusal.line, "reason": refusal.reason, "input": refusal.text}
+            self._rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        elif self._refused <= REFUSALS_SAID:
+            self._say(f"✖ line {refusal.line} refused: {refusal.reason}")
+        elif self._refused == REFUSALS_SAID + 1:
+            self._say("✖ more lines are refused; --rejects FILE keeps each with its reason")
+
+
+@contextmanager
+def rejects_file(name: str | None, source: str | None) -> Iterator[TextIO | None]:
+    """The file for refused lines, replaced when it exists; `InputRefused` when it cannot be written."""
+    if name is None:
+        yield None
+        return
+    if source not in {None, "-"} and Path(name).resolve() == Path(str(source)).resolve():
+        raise InputRefused(f"--rejects {name} is the input itself. Name another file.")
+    try:
+        file = Path(name).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # entered below
+    except OSError as error:
+        raise InputRefused(f"--rejects {name} cannot be written: {error.strerror}. Nothing was published.") from error
+    with file:
+        yield file
+
+
+def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Record, Failure | None], None]:
+    """With `verbose` a line for every settled record: `✔` handled, `✖` given up and why."""
+
+    def seen(record: Record, failure: Failure | None) -> None:
+        if failure is None:
+            say(f"✔ {record.where} {_text(record.key)}")
+        else:
+            say(f"✖ {record.where} {_text(record.key)} {failure.kind}: {failure.message}")
+
+    return seen if verbose else lambda _record, _failure: None
+
+
+def _text(key: bytes | None) -> str:
+    return "(no key)" if key is None else key.decode("utf-8", "backslashreplace")

@@ -1,0 +1,129 @@
+"""What a person or a log collector sees of a run: all of it on stderr, stdout is for results alone."""
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+PROGRESS_EVERY_S = 5.0
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn an error of ours into its message on stderr and its exit code; leave every other one its traceback."""
+    try:
+        yield
+    except PipelineError as error:
+        say(f"✖ {error}")
+        sys.exit(error.exit_code)
+
+
+def say(line: str) -> None:
+    """One line for a person, on stderr."""
+    sys.stderr.write(line + "\n")
+
+
+def result(text: str, values: Mapping[str, Any] | list[Any], *, as_json: bool) -> None:
+    """The result on stdout: text for a person, or exactly one line of JSON."""
+    sys.stdout.write((json.dumps(values, ensure_ascii=False, default=str) if as_json else text) + "\n")
+    sys.stdout.flush()
+
+
+def start_logging(level: int = logging.INFO) -> None:
+    """Log to stderr: readable on a terminal, a JSON object a line elsewhere; librdkafka's lines from warnings up."""
+    # Imported here because it costs 100 ms and `--help` logs nothing.
+    import structlog  # noqa: PLC0415
+
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    on_terminal = sys.stderr.isatty()
+    render: Any = (
+        structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                render,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("pipeline").setLevel(level)
+    # What passes by itself it logs as warnings; what does not reaches us as errors too, through its callbacks.
+    logging.getLogger("librdkafka").setLevel(logging.ERROR)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGINT or SIGTERM asked for a clean stop; a second one ends the process."""
+    asked: list[int] = []
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        asked.append(number)
+        say("stopping: finishing what is in hand (once more to stop at once)")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress(
+    what: str, counts: Callable[[], tuple[int, str]], total: int | None = None
+) -> Iterator[Callable[[], None]]:
+    """A function to call now and then: a live bar on a terminal, a log line every few seconds elsewhere.
+
+    `counts` gives how many are done and a few words on what became of them.
+    """
+    if not sys.stderr.isatty():
+        yield _progress_lines(what, counts)
+        return
+    from rich.console import Console  # noqa: PLC0415  # for terminals only
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), refresh_per_second=8) as bar:
+        task = bar.add_task(what, total=total, words="")
+
+        def update() -> None:
+            done, words = counts()
+            bar.update(task, completed=done, words=words)
+
+        yield update
+        update()
+
+
+def _progress_lines(what: str, counts: Callable[[], tuple[int, str]]) -> Callable[[], None]:
+    log = logging.getLogger(__name__)
+    last = [time.monotonic()]
+
+    def update() -> None:
+        now = time.monotonic()
+        if now - last[0] >= PROGRESS_EVERY_S:
+            last[0] = now
+            done, words = counts()
+            log.info("%s: %d so far, %s", what, done, words)
+
+    return update

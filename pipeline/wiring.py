@@ -1,0 +1,321 @@
+"""The composition root: the one place that joins settings, adapters and stages. Doors ask here for whole stages."""
+
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import cache, partial
+from typing import Any, TypeVar
+
+from pipeline import telemetry
+from pipeline.core.dead_letter import Worker
+from pipeline.core.ports import Encoder, Listener
+from pipeline.core.record import TopicPartition
+from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, merge_patch
+from pipeline.core.topic_file import Declared
+from pipeline.errors import SchemaRefused, TopicRefused, Unavailable
+from pipeline.kafka import config
+from pipeline.kafka.admin import Cluster
+from pipeline.kafka.consumer import GroupConsumer
+from pipeline.kafka.producer import IdempotentProducer
+from pipeline.kafka.reader import read_all
+from pipeline.kafka.registry import Registry
+from pipeline.kafka.transactions import GroupOffsets, TransactionalProducer
+from pipeline.serde import schema_files
+from pipeline.serde.avro import AvroReader, AvroWriter
+from pipeline.serde.fastavro_schema import for_fastavro
+from pipeline.serde.json_values import read_patch, typed
+from pipeline.serde.writer_schemas import WriterSchemas
+from pipeline.settings import Settings
+from pipeline.stages.consume import Consume
+from pipeline.stages.dead_letters import DeadLetterBox
+from pipeline.stages.handlers import Handler, adapt, load
+from pipeline.stages.letters import Ledger, LetterReader
+from pipeline.stages.produce import Produce
+from pipeline.stages.redrive import Redrive, ledger
+from pipeline.stages.report import ProduceReport, consume_report, rejects_file
+
+GIVE_UP_AFTER_S = 30.0
+_RETRY_EVERY_S = 1.0
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def registry(settings: Settings) -> Registry:
+    """The schema registry of the settings."""
+    it = settings.registry
+    password = it.password.get_secret_value() if it.password else None
+    return Registry(it.url, user=it.user, password=password, ca_location=it.ca_location, timeout_s=it.timeout_s)
+
+
+def cluster(settings: Settings) -> Cluster:
+    """The cluster of the settings, to ask about topics, offsets and groups."""
+    return Cluster(config.connection(settings.kafka))
+
+
+def subject_of(topic: str) -> str:
+    """TopicNameStrategy."""
+    return f"{topic}-value"
+
+
+def encoder(settings: Settings, topic: str) -> AvroWriter:
+    """A writer with the newest schema file of the topic's subject and its registered id, looked up by content.
+
+    Raises `SchemaRefused` when it is not registered, `RegistryUnavailable` when nobody answers.
+    """
+    newest = _schemas(settings).subject(subject_of(topic)).newest
+    with registry(settings) as asked:
+        return AvroWriter(_record(newest), asked.lookup_id(newest.subject, newest.text))
+
+
+def decoder(settings: Settings, topic: str, schema_by_id: Callable[[int], str]) -> AvroReader:
+    """A reader with the newest schema file of the topic's subject; the writers' schemas come from the registry."""
+    newest = _schemas(settings).subject(subject_of(topic)).newest
+    return AvroReader(_record(newest), schema_by_id)
+
+
+def _schemas(settings: Settings) -> schema_files.Schemas:
+    return schema_files.load(schema_files.directory(settings.schemas.dir))
+
+
+def _record(file: schema_files.SchemaFile) -> dict[str, Any]:
+    if not isinstance(file.schema, dict):
+        raise SchemaRefused(f"{file.path} holds no record. An event is a record.")
+    return file.schema
+
+
+@contextmanager
+def produce(
+    settings: Settings, *, rate: float | None, rejects: str | None, source: str | None, verbose: bool
+) -> Iterator[Produce]:
+    """The produce stage, once schema, broker and topic were found; it is refused before anything is sent otherwise."""
+    topic = settings.kafka.topic
+    properties = config.producer(settings.kafka)
+    config.check(settings.kafka)
+    schema = encoder(settings, topic)
+    _require_topics(settings, topic)
+    with rejects_file(rejects, source) as file:
+        report = ProduceReport(telemetry.say, verbose=verbose, rejects=file)
+        publisher = IdempotentProducer(properties)
+        try:
+            yield Produce(
+                publisher=publisher,
+                topic=topic,
+                encoder=schema,
+                clock=time.monotonic,
+                delivered=report.delivered,
+                refused=report.refused,
+                rate=rate,
+            )
+        finally:
+            publisher.close()
+
+
+@contextmanager
+def consume(
+    settings: Settings,
+    *,
+    handler: str | None,
+    until_end: bool,
+    stopping: Callable[[], bool],
+    verbose: bool,
+) -> Iterator[Consume]:
+    """The consume stage, a member of its group from here on.
+
+    What is wrong in itself (handler, settings, schemas, a missing dead-letter topic) is refused. What is only down is
+    waited for: without end, or with `until_end` for 30 s. Asked to stop meanwhile, it leaves with exit code 0.
+    """
+    kafka = settings.kafka
+    properties = config.consumer(kafka)
+    config.check(settings.kafka)
+    with _handler(settings, handler) as work, registry(settings) as writers:
+        reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
+        wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
+        envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
+        ends = wait(lambda: _ends(settings, until_end=until_end))
+        with _letters(settings, envelope) as letters:
+            members: list[GroupConsumer] = []
+
+            def join(listener: Listener) -> GroupConsumer:
+                members.append(GroupConsumer(properties, [kafka.topic], listener))
+                return members[0]
+
+            stage = Consume(
+                source=join,
+                decoder=reader,
+                handler=work,
+                letters=letters,
+                worker=Worker(kafka.consumer_group, kafka.instance or socket.gethostname()),
+                clock=time.monotonic,
+                now_ms=lambda: time.time_ns() // 1_000_000,
+                seen=consume_report(telemetry.say, verbose=verbose),
+                until=ends if until_end else None,
+            )
+            try:
+                yield stage
+            finally:
+                members[0].close()
+
+
+@contextmanager
+def letters(settings: Settings) -> Iterator[LetterReader]:
+    """The reader of the dead-letter topic, up to the end that it has now."""
+    topic = settings.kafka.dead_letter_topic
+    _require_topics(settings, topic)
+    with registry(settings) as writers:
+        yield _letter_reader(settings, cluster(settings).end_offsets(topic), writers)
+
+
+@contextmanager
+def redrive(
+    settings: Settings, *, patch: str | None = None, max_redrives: int = 3, batch: int = 100, rate: float | None = None
+) -> Iterator[Redrive]:
+    """The redrive stage for the letters that are there now. Other redrives of the topic go on until it takes over."""
+    topic, asked = settings.kafka.dead_letter_topic, cluster(settings)
+    config.check(settings.kafka)
+    _require_topics(settings, topic)
+    with registry(settings) as writers, ExitStack() as open_clients:
+        ends = asked.end_offsets(topic)
+
+        group = open_clients.enter_context(closing(GroupOffsets(config.connection(settings.kafka), topic + GROUP)))
+
+        def take_over() -> TransactionalProducer:
+            _provide_ledger(asked, topic + REDRIVEN)
+            producer = TransactionalProducer(config.producer(settings.kafka), topic + GROUP, timeout_s=GIVE_UP_AFTER_S)
+            return open_clients.enter_context(closing(producer))
+
+        yield Redrive(
+            topic=topic,
+            ends=ends,
+            reader=_letter_reader(settings, ends, writers),
+            partitions=asked.partitions,
+            take_over=take_over,
+            group=group.metadata,
+            clock=time.monotonic,
+            sleep=time.sleep,
+            say=telemetry.say,
+            patch=None if patch is None else _patch(settings, patch, writers),
+            max_redrives=max_redrives,
+            batch=batch,
+            rate=rate,
+        )
+
+
+def _letter_reader(settings: Settings, ends: dict[int, int], writers: Registry) -> LetterReader:
+    topic, asked = settings.kafka.dead_letter_topic, cluster(settings)
+    known = {subject.name for subject in _schemas(settings)}
+
+    @cache
+    def original(source: str) -> AvroReader | None:
+        return decoder(settings, source, writers.schema_by_id) if subject_of(source) in known else None
+
+    def marks() -> Ledger:
+        marked = topic + REDRIVEN
+        if asked.partitions(marked) is None:
+            return {}
+        return ledger(read_all(config.consumer(settings.kafka), marked, asked.end_offsets(marked)))
+
+    return LetterReader(
+        records=partial(read_all, config.consumer(settings.kafka), topic, ends),
+        # What is parked is a letter still.
+        envelope=decoder(settings, topic.removesuffix(PARKED), writers.schema_by_id),
+        originals=original,
+        ledger=marks,
+    )
+
+
+def _provide_ledger(asked: Cluster, name: str) -> None:
+    """Make the ledger where it is not there; refused where it would forget, and so let letters be sent again."""
+    configs = {"cleanup.policy": "compact"}
+    asked.create([Declared(name, 1, configs=configs, purpose="Which letters were redriven.")])
+    _wait_for(lambda: asked.end_offsets(name), stopping=lambda: False, give_up_after_s=GIVE_UP_AFTER_S)
+    policy = asked.topic_configs([name])[name]["cleanup.policy"]
+    if policy != "compact":
+        raise TopicRefused(
+            f"The ledger {name} has cleanup.policy={policy}: it would forget which letters were redriven. "
+            "Set it to compact."
+        )
+
+
+def _patch(settings: Settings, text: str, writers: Registry) -> Callable[[str, bytes | None], bytes]:
+    """A merge patch for originals: decoded with the newest schema, patched, typed, written with the registered one."""
+    patch = read_patch(text)
+
+    @cache
+    def codec(topic: str) -> tuple[AvroReader, AvroWriter, Any]:
+        schema = _record(_schemas(settings).subject(subject_of(topic)).newest)
+        return decoder(settings, topic, writers.schema_by_id), encoder(settings, topic), for_fastavro(schema)
+
+    def patched(topic: str, value: bytes | None) -> bytes:
+        reader, writer, schema = codec(topic)
+        return writer.encode(typed(schema, merge_patch(reader.decode(value), patch), "value"))
+
+    return patched
+
+
+@contextmanager
+def _letters(settings: Settings, envelope: Encoder) -> Iterator[DeadLetterBox]:
+    publisher = IdempotentProducer(config.producer(settings.kafka))
+    try:
+        yield DeadLetterBox(publisher, settings.kafka.dead_letter_topic, envelope)
+    finally:
+        publisher.close()
+
+
+@contextmanager
+def _handler(settings: Settings, reference: str | None) -> Iterator[Handler]:
+    if reference is not None:
+        loaded = load(reference)
+        try:
+            yield loaded
+        finally:
+            loaded.close()
+        return
+    from pipeline.sinks.sql import OrderStore, StoreOrders  # noqa: PLC0415  # a handler of the user's needs no SQLAlchemy
+
+    store = OrderStore(settings.store.url.get_secret_value())
+    try:
+        yield adapt(StoreOrders(store), "the order store")
+    finally:
+        store.close()
+
+
+def _require_topics(settings: Settings, *topics: str) -> None:
+    asked = cluster(settings)
+    asked.wait_until_reachable(GIVE_UP_AFTER_S)
+    for topic in topics:
+        if asked.partitions(topic) is None:
+            raise TopicRefused(f"The topic {topic} is not there. Create the declared topics: make topics.")
+
+
+def _ends(settings: Settings, *, until_end: bool) -> dict[TopicPartition, int]:
+    """Where each partition of the source ends now; refused when letters would have nowhere to go."""
+    kafka, asked = settings.kafka, cluster(settings)
+    asked.wait_until_reachable(_RETRY_EVERY_S)
+    sources = asked.partitions(kafka.topic)
+    if sources is None and until_end:
+        raise TopicRefused(f"The topic {kafka.topic} is not there. Create the declared topics: make topics.")
+    if (asked.partitions(kafka.dead_letter_topic) or 0) < (sources or 1):
+        raise TopicRefused(
+            f"The dead-letter topic {kafka.dead_letter_topic} is not there, or has fewer partitions than "
+            f"{kafka.topic}: letters keep the partition of their source. Create the declared topics: make topics."
+        )
+    if not until_end:
+        return {}
+    return {TopicPartition(kafka.topic, each): end for each, end in asked.end_offsets(kafka.topic).items()}
+
+
+def _wait_for(attempt: Callable[[], T], *, stopping: Callable[[], bool], give_up_after_s: float | None) -> T:
+    """What `attempt` returns once nothing it needs is down; leaves with exit code 0 when asked to stop before."""
+    started = time.monotonic()
+    while not stopping():
+        try:
+            return attempt()
+        except Unavailable as outage:
+            if give_up_after_s is not None and time.monotonic() - started >= give_up_after_s:
+                raise
+            _log.warning("%s Waiting for it.", outage)
+            time.sleep(_RETRY_EVERY_S)
+    sys.exit(0)

