@@ -134,8 +134,15 @@ class GroupConsumer:
                 raise _commit_failure(each.error)
 
     def close(self) -> None:
-        """Give the partitions up (with `on_given_up`) and leave the group; a static member stays in it."""
-        self._consumer.close()
+        """Give the partitions up (with `given_up`) and leave the group; a static member stays in it.
+
+        An assignment that the group made and nobody has polled yet is taken first: librdkafka 2.16 hangs for ever in
+        about a quarter of the closes that meet one (`test_member_that_was_just_assigned_closes`).
+        """
+        try:
+            self._consumer.poll(0)
+        finally:
+            self._consumer.close()
 
     def _committed(self, error: KafkaError | None, partitions: list[ClientPartition]) -> None:
         failed = error or next((each.error for each in partitions if each.error is not None), None)
