@@ -18,24 +18,16 @@ import typer
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from pipeline import settings, wiring
-from pipeline.core.dead_letter import Worker
-from pipeline.core.record import Record
-from pipeline.core.record import TopicPartition as Source
 from pipeline.core.topic_file import Declared
 from pipeline.kafka import config
 from pipeline.kafka.admin import Cluster
-from pipeline.kafka.consumer import GroupConsumer
 from pipeline.kafka.producer import IdempotentProducer
 from pipeline.kafka.registry import Registry
 from pipeline.local import artifacts
 from pipeline.local.stack import ephemeral_stack
 from pipeline.orders import OrderPlaced, generate
 from pipeline.serde import schema_files
-from pipeline.sinks.sql import OrderStore, StoreOrders
 from pipeline.stages import schema_gate
-from pipeline.stages.consume import Consume
-from pipeline.stages.dead_letters import DeadLetterBox
-from pipeline.stages.handlers import adapt
 from pipeline.stages.produce import Produce
 
 TOPIC, LETTERS = "orders.v1", "orders.dlq.v1"
@@ -125,55 +117,31 @@ def raw_consume(bench: Bench) -> float:
     return took
 
 
-def our_consume(bench: Bench, handler: Any) -> float:
-    """The consume stage in a group of its own: decode, validate, handle, commit, with dead letters armed."""
-    kafka = bench.configured.kafka
-    publisher = IdempotentProducer(config.producer(kafka))
-    properties = config.consumer(kafka) | {"group.id": bench.fresh()}
-    ends = {Source(TOPIC, each): end for each, end in bench.cluster.end_offsets(TOPIC).items()}
-    members: list[GroupConsumer] = []
-
-    def join(listener: Any) -> GroupConsumer:
-        members.append(GroupConsumer(properties, [TOPIC], listener))
-        return members[0]
-
-    with wiring.registry(bench.configured) as writers:
-        stage = Consume(
-            source=join,
-            decoder=wiring.decoder(bench.configured, TOPIC, writers.schema_by_id),
-            handler=adapt(handler, "bench"),
-            letters=DeadLetterBox(publisher, LETTERS, wiring.encoder(bench.configured, LETTERS)),
-            worker=Worker("bench", "one"),
-            clock=time.monotonic,
-            now_ms=lambda: 0,
-            until=ends,
-        )
+def our_consume(bench: Bench, handler: str | None) -> float:
+    """The consume stage in a group of its own: decode, validate, handle, commit, with retries and dead letters armed."""
+    configured = settings.load(
+        {
+            "kafka.bootstrap_servers": bench.configured.kafka.bootstrap_servers,
+            "registry.url": bench.configured.registry.url,
+            "kafka.consumer_group": bench.fresh(),
+            "store.url": f"sqlite:///{bench.folder}/{bench.fresh()}.db",
+        }
+    )
+    with wiring.consume(configured, handler=handler, until_end=True, stopping=lambda: False, verbose=False) as stage:
         totals = stage.run(lambda: False)
-    members[0].close()
-    publisher.close()
     assert totals.committed == totals.handled == len(bench.orders)
     return totals.seconds
-
-
-def no_op(event: OrderPlaced, record: Record) -> None:
-    """A handler that does nothing, so that only the way to it is measured."""
-
-
-def into_sqlite(bench: Bench) -> float:
-    """The default handler on a SQLite file of its own."""
-    store = OrderStore(f"sqlite:///{bench.folder}/{bench.fresh()}.db")
-    try:
-        return our_consume(bench, StoreOrders(store))
-    finally:
-        store.close()
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[Bench], float]]] = {
     "raw client, produce": ("raw client, produce", raw_produce),
     "pipeline, produce": ("raw client, produce", our_produce),
     "raw client, consume": ("raw client, consume", raw_consume),
-    "pipeline, consume, no-op handler": ("raw client, consume", lambda bench: our_consume(bench, no_op)),
-    "pipeline, consume into SQLite": ("raw client, consume", into_sqlite),
+    "pipeline, consume, no-op handler": (
+        "raw client, consume",
+        lambda bench: our_consume(bench, "bench.handlers:no_op"),
+    ),
+    "pipeline, consume into SQLite": ("raw client, consume", lambda bench: our_consume(bench, None)),
 }
 
 

@@ -15,6 +15,9 @@ def main(
     instance: Annotated[
         str | None, typer.Option(help="A lasting name for this member: back at once after a crash.")
     ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", "-c", help="Handlers that run side by side.")
+    ] = None,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
     ] = False,
@@ -32,8 +35,15 @@ def main(
 
     with telemetry.exit_codes():
         telemetry.start_logging()
-        flags = {"topic": topic, "consumer_group": group, "instance": instance, "bootstrap_servers": bootstrap_servers}
-        configured = settings.load({f"kafka.{name}": value for name, value in flags.items()})
+        configured = settings.load(
+            {
+                "kafka.topic": topic,
+                "kafka.consumer_group": group,
+                "kafka.instance": instance,
+                "kafka.bootstrap_servers": bootstrap_servers,
+                "consume.concurrency": concurrency,
+            }
+        )
         with (
             telemetry.stop_signals() as stopping,
             wiring.consume(

@@ -74,6 +74,10 @@ class HandlerFailed(PipelineError):
     """A handler failed in a way that is not the record's fault nor the environment's: a bug, which stops the worker."""
 
 
+class NotTogether(PipelineError):
+    """A partition and its retry topics belong to different members: the order of a key could not be kept."""
+
+
 class InputBroken(PipelineError):
     """An input ended in the middle: what was read before is worked off, the rest is not there."""
 
@@ -100,6 +104,17 @@ class Invalid(RecordError):
 
 class Reject(RecordError):
     """Raised by a handler: this event will never be accepted, and this is why."""
+
+
+class Retry(Exception):
+    """Raised by a handler: this event failed for now; it is tried again, not before `after` seconds where that is given.
+
+    What is longer than the longest delay of the retry topics is cut to that one.
+    """
+
+    def __init__(self, why: str = "the handler asks for another try", *, after: float | None = None) -> None:
+        super().__init__(why)
+        self.after = after
 
 
 class SinkRefused(Exception):

@@ -15,10 +15,13 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from pipeline.core import client_properties
+from pipeline.core.retry import duration, short, topic_name
 from pipeline.errors import SettingsRefused
 from pipeline.sources import EXTRA, Given, build, expanded, names, read, shown, written
 
 MASK = "••••"
+NO_TIERS = "none"
+TIERS_MAX = 8
 
 
 def _servers(value: str) -> str:
@@ -53,6 +56,23 @@ def _registry_url(value: str) -> str:
 def _store_url(value: SecretStr) -> SecretStr:
     if not re.match(r"[\w+]+://", value.get_secret_value()):
         raise ValueError("not a database URL such as sqlite:///orders.db or postgresql+psycopg://USER:PASSWORD@HOST/DB")
+    return value
+
+
+def _tiers(value: str) -> str:
+    """Delays of retry topics: each longer than the one before, so that a tier's first record is its next one due."""
+    tiers = [tier.strip() for tier in value.split(",")]
+    if tiers == [NO_TIERS]:
+        return NO_TIERS
+    delays = [duration(tier) or 0.0 for tier in tiers]
+    if not all(delays) or sorted(set(delays)) != delays or len(delays) > TIERS_MAX:
+        raise ValueError(f"not growing delays such as 5s,1m,10m (s, m, h or d; at most {TIERS_MAX}), nor {NO_TIERS}")
+    return ",".join(map(short, delays))
+
+
+def _crash_limit(value: int) -> int:
+    if value == 1:
+        raise ValueError("not 0 (no limit) nor 2 or more: after one death nobody knows yet which record it was")
     return value
 
 
@@ -115,6 +135,28 @@ class Kafka(_Section):
     extra: dict[str, Annotated[str, BeforeValidator(_text)]] = Field(default_factory=dict, repr=False)
 
 
+class Consume(_Section):
+    """How many handlers run side by side, and how many deaths of its worker a record is granted (0: any number)."""
+
+    concurrency: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 1
+    crash_limit: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1000), AfterValidator(_crash_limit)] = 3
+
+
+class Retry(_Section):
+    """What happens to a record whose handler failed: tries in place, then through the retry topics, then a dead letter."""
+
+    attempts: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1000)] = 3
+    backoff_s: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=3600, allow_inf_nan=False)] = 0.2
+    backoff_max_s: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=3600, allow_inf_nan=False)] = 5
+    tiers: Annotated[Servers, AfterValidator(_tiers)] = "5s,1m,10m"
+    keep_order: bool = True
+
+    @property
+    def delays(self) -> tuple[float, ...]:
+        """The tiers in seconds."""
+        return tuple(duration(each) or 0.0 for each in self.tiers.split(",") if each != NO_TIERS)
+
+
 class Registry(_Section):
     """The schema registry, by its Confluent-compatible API."""
 
@@ -156,6 +198,8 @@ class Settings(_Section):
     """The tree. Made by `load()`; frozen."""
 
     kafka: Kafka = Kafka()
+    consume: Consume = Consume()
+    retry: Retry = Retry()
     registry: Registry = Registry()
     schemas: Schemas = Schemas()
     topics: Topics = Topics()
@@ -232,12 +276,26 @@ def _contradictions(settings: Settings, say: Say) -> Iterator[Contradiction]:
     topics = ("kafka.topic", "kafka.dead_letter_topic")
     if settings.kafka.topic == settings.kafka.dead_letter_topic:
         yield topics, f"{say(topics[0])} and {say(topics[1])} are one topic: give the dead letters their own"
+    yield from _retry(settings, say)
     yield from _sasl(settings.kafka.security, say)
     yield from _encryption(settings.kafka, say)
     yield from _registry(settings.registry, say)
     for key, value in settings.kafka.extra.items():
         if reason := client_properties.why_reserved(key, value):
             yield (f"{EXTRA}{key}",), f"{say(f'{EXTRA}{key}')} {reason}"
+
+
+def _retry(settings: Settings, say: Say) -> Iterator[Contradiction]:
+    kafka, names_ = settings.kafka, ("kafka.topic", "kafka.consumer_group", "retry.tiers")
+    for delay in settings.retry.delays[-1:]:
+        try:
+            _topic_name(topic_name(kafka.topic, kafka.consumer_group, delay))
+        except ValueError:
+            mend = "use letters, digits, '.', '_' and '-' only, and fewer of them, or set retry.tiers to none"
+            yield names_, f"{say(names_[0])} and {say(names_[1])} give the retry topics no possible name: {mend}"
+    if settings.retry.backoff_s > settings.retry.backoff_max_s:
+        both = ("retry.backoff_s", "retry.backoff_max_s")
+        yield both, f"{say(both[0])} is more than {say(both[1])}"
 
 
 def _sasl(security: Security, say: Say) -> Iterator[Contradiction]:

@@ -1,27 +1,32 @@
 """The composition root: the one place that joins settings, adapters and stages. Doors ask here for whole stages."""
 
 import logging
+import random
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache, partial
 from typing import Any, TypeVar
 
 from pipeline import telemetry
+from pipeline.core.client_properties import MESSAGE_MAX_BYTES
 from pipeline.core.dead_letter import Worker
-from pipeline.core.ports import Encoder, Listener
+from pipeline.core.ports import Listener
 from pipeline.core.record import TopicPartition
 from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, merge_patch
+from pipeline.core.retry import RetryPolicy, topic_name
 from pipeline.core.topic_file import Declared
-from pipeline.errors import SchemaRefused, TopicRefused, Unavailable
+from pipeline.core.topic_plan import Grow
+from pipeline.errors import BrokerUnavailable, SchemaRefused, TopicRefused, Unavailable
 from pipeline.kafka import config
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.consumer import GroupConsumer
 from pipeline.kafka.producer import IdempotentProducer
 from pipeline.kafka.reader import read_all
 from pipeline.kafka.registry import Registry
+from pipeline.kafka.topic_log import TopicLog
 from pipeline.kafka.transactions import GroupOffsets, TransactionalProducer
 from pipeline.serde import schema_files
 from pipeline.serde.avro import AvroReader, AvroWriter
@@ -30,15 +35,19 @@ from pipeline.serde.json_values import read_patch, typed
 from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
 from pipeline.stages.consume import Consume
-from pipeline.stages.dead_letters import DeadLetterBox
+from pipeline.stages.crew import crew_for
 from pipeline.stages.handlers import Handler, adapt, load
 from pipeline.stages.letters import Ledger, LetterReader
+from pipeline.stages.outbox import Outbox
 from pipeline.stages.produce import Produce
 from pipeline.stages.redrive import Redrive, ledger
 from pipeline.stages.report import ProduceReport, consume_report, rejects_file
 
 GIVE_UP_AFTER_S = 30.0
 _RETRY_EVERY_S = 1.0
+# As long as dead letters: the time there is to mend what keeps a group from working its retries off.
+RETRY_RETENTION_MS = 30 * 86_400_000
+RETRY_HEADERS_BYTES = 65_536
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -130,33 +139,49 @@ def consume(
     kafka = settings.kafka
     properties = config.consumer(kafka)
     config.check(settings.kafka)
-    with _handler(settings, handler) as work, registry(settings) as writers:
+    with _handler(settings, handler) as work, registry(settings) as writers, ExitStack() as opened:
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
-        ends = wait(lambda: _ends(settings, until_end=until_end))
-        with _letters(settings, envelope) as letters:
-            members: list[GroupConsumer] = []
+        topics = [kafka.topic, *_retry_topics(settings)]
+        wait(lambda: _require_letters(settings))
+        wait(lambda: _provide_retry_topics(settings, topics))
+        ends = wait(lambda: _ends(settings, topics)) if until_end else None
+        publisher = opened.enter_context(closing(IdempotentProducer(config.producer(kafka))))
+        crew = opened.enter_context(closing(crew_for(work, settings.consume.concurrency)))
 
-            def join(listener: Listener) -> GroupConsumer:
-                members.append(GroupConsumer(properties, [kafka.topic], listener))
-                return members[0]
+        def join(listener: Listener) -> GroupConsumer:
+            return opened.enter_context(closing(GroupConsumer(properties, topics, listener)))
 
-            stage = Consume(
-                source=join,
-                decoder=reader,
-                handler=work,
-                letters=letters,
-                worker=Worker(kafka.consumer_group, kafka.instance or socket.gethostname()),
-                clock=time.monotonic,
-                now_ms=lambda: time.time_ns() // 1_000_000,
-                seen=consume_report(telemetry.say, verbose=verbose),
-                until=ends if until_end else None,
-            )
-            try:
-                yield stage
-            finally:
-                members[0].close()
+        yield Consume(
+            source=join,
+            log=TopicLog(properties, cluster(settings)),
+            topics=topics,
+            decoder=reader,
+            handler=work,
+            crew=crew,
+            outbox=Outbox(publisher, kafka.dead_letter_topic, envelope, time.monotonic),
+            worker=Worker(kafka.consumer_group, kafka.instance or socket.gethostname()),
+            policy=retry_policy(settings),
+            clock=time.monotonic,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            jitter=random.random,
+            keep_order=settings.retry.keep_order,
+            crash_limit=settings.consume.crash_limit,
+            seen=consume_report(telemetry.say, verbose=verbose),
+            until=ends,
+        )
+
+
+def retry_policy(settings: Settings) -> RetryPolicy:
+    """How often, when and where a failed record is tried again."""
+    it = settings.retry
+    return RetryPolicy(it.attempts, it.backoff_s, it.backoff_max_s, it.delays)
+
+
+def _retry_topics(settings: Settings) -> list[str]:
+    kafka = settings.kafka
+    return [topic_name(kafka.topic, kafka.consumer_group, delay) for delay in settings.retry.delays]
 
 
 @contextmanager
@@ -256,22 +281,9 @@ def _patch(settings: Settings, text: str, writers: Registry) -> Callable[[str, b
 
 
 @contextmanager
-def _letters(settings: Settings, envelope: Encoder) -> Iterator[DeadLetterBox]:
-    publisher = IdempotentProducer(config.producer(settings.kafka))
-    try:
-        yield DeadLetterBox(publisher, settings.kafka.dead_letter_topic, envelope)
-    finally:
-        publisher.close()
-
-
-@contextmanager
 def _handler(settings: Settings, reference: str | None) -> Iterator[Handler]:
     if reference is not None:
-        loaded = load(reference)
-        try:
-            yield loaded
-        finally:
-            loaded.close()
+        yield load(reference)
         return
     from pipeline.sinks.sql import OrderStore, StoreOrders  # noqa: PLC0415  # a handler of the user's needs no SQLAlchemy
 
@@ -290,21 +302,59 @@ def _require_topics(settings: Settings, *topics: str) -> None:
             raise TopicRefused(f"The topic {topic} is not there. Create the declared topics: make topics.")
 
 
-def _ends(settings: Settings, *, until_end: bool) -> dict[TopicPartition, int]:
-    """Where each partition of the source ends now; refused when letters would have nowhere to go."""
+def _require_letters(settings: Settings) -> None:
+    """Refused when letters would have nowhere to go."""
     kafka, asked = settings.kafka, cluster(settings)
     asked.wait_until_reachable(_RETRY_EVERY_S)
-    sources = asked.partitions(kafka.topic)
-    if sources is None and until_end:
-        raise TopicRefused(f"The topic {kafka.topic} is not there. Create the declared topics: make topics.")
-    if (asked.partitions(kafka.dead_letter_topic) or 0) < (sources or 1):
+    if (asked.partitions(kafka.dead_letter_topic) or 0) < (asked.partitions(kafka.topic) or 1):
         raise TopicRefused(
             f"The dead-letter topic {kafka.dead_letter_topic} is not there, or has fewer partitions than "
             f"{kafka.topic}: letters keep the partition of their source. Create the declared topics: make topics."
         )
-    if not until_end:
-        return {}
-    return {TopicPartition(kafka.topic, each): end for each, end in asked.end_offsets(kafka.topic).items()}
+
+
+def _provide_retry_topics(settings: Settings, topics: Sequence[str]) -> None:
+    """Make the group's retry topics where they are not there, and as many partitions of each as the source has.
+
+    They are the group's own business, as its offsets are. Nothing in them may be lost, so they keep records long after they
+    were worked off, counted from when they came: a record's own timestamp may be years old.
+    """
+    source, *tiers = topics
+    if not tiers:
+        return
+    asked = cluster(settings)
+    asked.wait_until_reachable(_RETRY_EVERY_S)
+    count = asked.partitions(source)
+    if count is None:
+        raise BrokerUnavailable(f"The topic {source} is not there. Create the declared topics: make topics.")
+    there = {topic: asked.partitions(topic) for topic in tiers}
+    largest = int(asked.topic_configs([source])[source]["max.message.bytes"])
+    configs = {
+        "cleanup.policy": "delete",
+        "message.timestamp.type": "LogAppendTime",
+        "retention.ms": str(RETRY_RETENTION_MS),
+        "max.message.bytes": str(max(MESSAGE_MAX_BYTES, largest + RETRY_HEADERS_BYTES)),
+    }
+    purpose = f"Records of {source} that {settings.kafka.consumer_group} tries again later."
+    asked.create([Declared(name, count, configs=configs, purpose=purpose) for name in tiers if there[name] is None])
+    for name in tiers:
+        had = there[name]
+        if had is not None and had < count:
+            asked.grow(Grow(name, had, count))
+        elif had is not None and had > count:
+            raise TopicRefused(
+                f"The retry topic {name} has {had} partitions, {source} has {count}: a record is tried again in the "
+                f"partition with its own number. Once it is worked off, delete {name}; it is made anew."
+            )
+
+
+def _ends(settings: Settings, topics: Sequence[str]) -> dict[TopicPartition, int]:
+    """Where each partition of these topics ends now."""
+    asked = cluster(settings)
+    asked.wait_until_reachable(_RETRY_EVERY_S)
+    if asked.partitions(topics[0]) is None:
+        raise TopicRefused(f"The topic {topics[0]} is not there. Create the declared topics: make topics.")
+    return {TopicPartition(topic, each): end for topic in topics for each, end in asked.end_offsets(topic).items()}
 
 
 def _wait_for(attempt: Callable[[], T], *, stopping: Callable[[], bool], give_up_after_s: float | None) -> T:

@@ -34,6 +34,7 @@ class Letter:
     worker: Worker
     failed_at_ms: int
     schema_id: int | None = None
+    first_failed_at_ms: int | None = None
 
     def envelope(self) -> dict[str, Any]:
         """The datum of the `DeadLetter` schema."""
@@ -51,7 +52,7 @@ class Letter:
             "error_class": failure.error_class,
             "schema_id": self.schema_id,
             "attempts": record.attempt,
-            "first_failed_at": _utc(self.failed_at_ms),
+            "first_failed_at": _utc(self.failed_at_ms if self.first_failed_at_ms is None else self.first_failed_at_ms),
             "failed_at": _utc(self.failed_at_ms),
             "consumer_group": self.worker.group,
             "consumer_instance": self.worker.instance,

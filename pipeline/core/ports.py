@@ -1,6 +1,6 @@
 """What the stages ask of the world outside, so that each runs on a real broker and on a fake alike."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.record import Headers, Record, TopicPartition
@@ -27,7 +27,7 @@ class Publisher(Protocol):
         self,
         topic: str,
         key: bytes | None,
-        value: bytes,
+        value: bytes | None,
         *,
         headers: Headers = (),
         partition: int | None = None,
@@ -41,8 +41,17 @@ class Publisher(Protocol):
     def is_missing(self, topic: str) -> bool: ...
 
 
+class Commit(NamedTuple):
+    """The next offset to read of a partition, and the words that are committed with it."""
+
+    offset: int
+    metadata: str = ""
+
+
 class Listener(Protocol):
-    """What a member of a group is told while it polls: partitions that go, and the broker's word on its commits."""
+    """What a member of a group is told while it polls: partitions that come and go, the broker's word on its commits."""
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None: ...
 
     def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None: ...
 
@@ -50,19 +59,33 @@ class Listener(Protocol):
 
 
 class Source(Protocol):
-    """A member of a consumer group. `commit` only starts: the listener's `committed` is told, once for each, in order."""
+    """A member of a consumer group. What is assigned comes paused, until `resume`.
+
+    `commit` only starts: the listener's `committed` is told, once for each, in order. `committed` gives what the group
+    committed, the offset None where it never did.
+    """
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[Record]: ...
 
     def positions(self) -> Mapping[TopicPartition, int] | None: ...
 
-    def pause(self) -> None: ...
+    def pause(self, partitions: Collection[TopicPartition]) -> None: ...
 
-    def resume(self) -> None: ...
+    def resume(self, partitions: Collection[TopicPartition]) -> None: ...
 
-    def commit(self, offsets: Mapping[TopicPartition, int]) -> None: ...
+    def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None: ...
 
-    def commit_now(self, offsets: Mapping[TopicPartition, int]) -> None: ...
+    def commit_now(self, offsets: Mapping[TopicPartition, Commit]) -> None: ...
+
+    def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int | None, str]]: ...
+
+
+class Log(Protocol):
+    """Topics as they lie there, read in no group: where they begin, and all that lies from an offset on to the end."""
+
+    def beginnings(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]: ...
+
+    def tail(self, starts: Mapping[TopicPartition, int]) -> Iterable[Record]: ...
 
 
 class Decoder(Protocol):

@@ -263,6 +263,18 @@ class Cluster:
                 offsets[Source(place.topic, place.partition)] = int(answer.offset)
         return offsets
 
+    def high_watermarks(self, sources: Collection[Source]) -> dict[Source, int]:
+        """By partition, the end of all that was written, of open transactions too."""
+        if not sources:
+            return {}
+        asked = {TopicPartition(*source): _LATEST for source in sources}
+        level = IsolationLevel.READ_UNCOMMITTED
+        answers = self._ask(lambda: self._admin.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_S))
+        return {
+            Source(place.topic, place.partition): int(self._result(future, f"reading the end of {place.topic}").offset)
+            for place, future in answers
+        }
+
     def oldest_left(self, positions: Mapping[Source, int]) -> dict[Source, Record | None]:
         """See `pipeline.kafka.peek.oldest_left`."""
         return peek.oldest_left({**_QUIET, **self._properties}, positions)

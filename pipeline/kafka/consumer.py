@@ -1,13 +1,13 @@
 """A member of a consumer group: records out, offsets in, and what a rebalance means for both."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
-from pipeline.core.ports import Listener
+from pipeline.core.ports import Commit, Listener
 from pipeline.core.record import Record, TopicPartition
 from pipeline.errors import BrokerUnavailable, Fenced, MembershipLost, PipelineError, Unavailable
 from pipeline.kafka.errors import translate
@@ -24,15 +24,19 @@ _MEMBERSHIP_LOST = frozenset(
     }
 )
 # A commit that comes at a bad moment is asked for again; nothing is lost meanwhile.
-_COMMIT_AGAIN = frozenset({KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH})
+_COMMIT_AGAIN = frozenset(
+    {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH, KafkaError.UNSTABLE_OFFSET_COMMIT}
+)
+ASK_S = 5.0
 _log = logging.getLogger(__name__)
 
 
 class GroupConsumer:
     """Implements `pipeline.core.ports.Source` on the client's `Consumer`; `properties` are `kafka.config.consumer`'s.
 
-    `listener.given_up(partitions, lost)` is called while polling or closing, before partitions go: with `lost` false they
-    may still be committed, with true they are another member's already.
+    `listener.assigned(partitions)` is called while polling; they come paused. `listener.given_up(partitions, lost)` is
+    called while polling or closing, before partitions go: with `lost` false they may still be committed, with true they
+    are another member's already.
     """
 
     def __init__(
@@ -42,8 +46,10 @@ class GroupConsumer:
         listener: Listener,
     ) -> None:
         self._listener = listener
-        self._paused = False
+        # KIP-848 hands partitions over one by one, the classic range assignor all of them at once.
+        self._incremental = properties.get("group.protocol") == "consumer"
         self._joined = False
+        self._assigned_now: set[TopicPartition] = set()
         self._positions: dict[TopicPartition, int] = {}
         self._topics_missing: set[str] = set()
         callbacks = {"error_cb": _log_error, "on_commit": self._committed}
@@ -92,25 +98,20 @@ class GroupConsumer:
             raise problem
 
     def positions(self) -> dict[TopicPartition, int] | None:
-        """The next offset to read of each assigned partition that was read from; None before the first assignment."""
+        """The next offset to read of each assigned partition, -1 where nothing was read; None before the first assignment."""
         if not self._joined:
             return None
-        assigned = {TopicPartition(each.topic, each.partition) for each in self._consumer.assignment()}
-        return {where: self._positions.get(where, -1) for where in assigned}
+        return {where: self._positions.get(where, -1) for where in self._assigned_now}
 
-    def pause(self) -> None:
-        """Deliver nothing until `resume`, through rebalances too; `poll` goes on keeping the membership alive."""
-        if not self._paused:
-            self._paused = True
-            self._consumer.pause(self._consumer.assignment())
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """Deliver nothing of these; `poll` goes on keeping the membership alive. What was fetched ahead is fetched again."""
+        self._consumer.pause(_places(self._assigned_now & set(partitions)))
 
-    def resume(self) -> None:
-        """Deliver again, from where `poll` stopped."""
-        if self._paused:
-            self._paused = False
-            self._consumer.resume(self._consumer.assignment())
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        """Deliver these, from where `poll` stopped."""
+        self._consumer.resume(_places(self._assigned_now & set(partitions)))
 
-    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         """Start committing the next offset to read of each partition; `listener.committed` is told while polling.
 
         It is told `MembershipLost` when the partitions are another member's now, `Fenced` when a twin took over,
@@ -118,20 +119,36 @@ class GroupConsumer:
         broker that is away, deaf to signals and to the group.
         """
         try:
-            self._consumer.commit(offsets=_positions(offsets), asynchronous=True)
+            self._consumer.commit(offsets=_offsets(offsets), asynchronous=True)
         except KafkaException as error:
             self._listener.committed(_commit_failure(error.args[0]))
 
-    def commit_now(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def commit_now(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         """Commit and wait for the broker's word, for the moment before partitions go; raises what `commit` tells."""
-        wanted = _positions(offsets)
         try:
-            answered = self._consumer.commit(offsets=wanted, asynchronous=False)
+            answered = self._consumer.commit(offsets=_offsets(offsets), asynchronous=False)
         except KafkaException as error:
             raise _commit_failure(error.args[0]) from error
         for each in answered or ():
             if each.error is not None:
                 raise _commit_failure(each.error)
+
+    def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, tuple[int | None, str]]:
+        """What the group committed in these: offset, None where it never did, and the words committed with it.
+
+        Raises `BrokerUnavailable` after `ASK_S` seconds, or while a transaction is about to commit offsets there.
+        """
+        try:
+            answered = self._consumer.committed(_places(partitions), timeout=ASK_S)
+        except KafkaException as error:
+            raise _commit_failure(error.args[0]) from error
+        for each in answered:
+            if each.error is not None:
+                raise _commit_failure(each.error)
+        return {
+            TopicPartition(each.topic, each.partition): (each.offset if each.offset >= 0 else None, each.metadata or "")
+            for each in answered
+        }
 
     def close(self) -> None:
         """Give the partitions up (with `given_up`) and leave the group; a static member stays in it.
@@ -152,24 +169,38 @@ class GroupConsumer:
         self._joined = True
         self._topics_missing.clear()
         _log.info("assigned %s", _names(partitions))
-        for each in partitions:
-            self._positions.pop(TopicPartition(each.topic, each.partition), None)
-        if self._paused:
-            # A partition comes back un-paused from a rebalance.
+        came = {TopicPartition(each.topic, each.partition) for each in partitions}
+        for where in came:
+            self._positions.pop(where, None)
+        # Done here, not by the client after this: only so they can be paused before the first record comes.
+        if self._incremental:
+            consumer.incremental_assign(partitions)
+        else:
             consumer.assign(partitions)
-            consumer.pause(partitions)
+        consumer.pause(partitions)
+        self._assigned_now |= came
+        self._listener.assigned(came)
 
     def _revoked(self, _: Consumer, partitions: list[ClientPartition]) -> None:
         _log.info("giving up %s", _names(partitions))
-        self._listener.given_up([TopicPartition(each.topic, each.partition) for each in partitions], False)
+        self._gone(partitions, lost=False)
 
     def _lost(self, _: Consumer, partitions: list[ClientPartition]) -> None:
         _log.warning("lost %s: the group went on without this member", _names(partitions))
-        self._listener.given_up([TopicPartition(each.topic, each.partition) for each in partitions], True)
+        self._gone(partitions, lost=True)
+
+    def _gone(self, partitions: list[ClientPartition], *, lost: bool) -> None:
+        went = {TopicPartition(each.topic, each.partition) for each in partitions}
+        self._listener.given_up(went, lost)
+        self._assigned_now -= went
 
 
-def _positions(offsets: Mapping[TopicPartition, int]) -> list[ClientPartition]:
-    return [ClientPartition(where.topic, where.partition, offset) for where, offset in offsets.items()]
+def _places(partitions: Collection[TopicPartition]) -> list[ClientPartition]:
+    return [ClientPartition(*where) for where in partitions]
+
+
+def _offsets(offsets: Mapping[TopicPartition, Commit]) -> list[ClientPartition]:
+    return [ClientPartition(*where, commit.offset, commit.metadata) for where, commit in offsets.items()]
 
 
 def _names(partitions: Sequence[ClientPartition]) -> str:

@@ -28,7 +28,7 @@ class IdempotentProducer:
         self,
         topic: str,
         key: bytes | None,
-        value: bytes,
+        value: bytes | None,
         *,
         headers: Headers = (),
         partition: int | None = None,

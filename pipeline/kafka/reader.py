@@ -7,7 +7,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
-from pipeline.core.record import Record
+from pipeline.core.record import Record, TopicPartition
 from pipeline.errors import BrokerUnavailable
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
@@ -21,33 +21,46 @@ def read_all(properties: Mapping[str, Any], topic: str, ends: Mapping[int, int])
 
     Reads what transactions committed only. Raises `BrokerUnavailable` after 30 s without an answer.
     """
-    open_ends = {partition: end for partition, end in ends.items() if end > 0}
+    wanted = {TopicPartition(topic, partition): (OFFSET_BEGINNING, end) for partition, end in ends.items() if end > 0}
+    return read_between(properties, wanted)
+
+
+def read_between(properties: Mapping[str, Any], wanted: Mapping[TopicPartition, tuple[int, int]]) -> Iterator[Record]:
+    """What lies between the two offsets of each partition, the second one excluded."""
+    if not wanted:
+        return
+    open_ends = {where: end for where, (_, end) in wanted.items()}
     # The client wants a group's name; nothing is joined or committed in it.
-    alone = {"group.id": "orders-pipeline-reader", "enable.auto.commit": False}
-    consumer = Consumer({**properties, **alone}, logger=librdkafka_logger())
+    alone = {"group.id": "orders-pipeline-reader", "enable.auto.commit": False, "enable.partition.eof": True}
+    consumer = Consumer({**_without_membership(properties), **alone}, logger=librdkafka_logger())
     try:
-        consumer.assign([ClientPartition(topic, partition, OFFSET_BEGINNING) for partition in open_ends])
+        consumer.assign([ClientPartition(*where, start) for where, (start, _) in wanted.items()])
         heard = monotonic()
         while open_ends:
             messages = consumer.consume(_BATCH, 0.2)
             if not messages and monotonic() - heard > _SILENCE_S_MAX:
-                raise BrokerUnavailable(f"{topic} gave nothing for {_SILENCE_S_MAX:g} s, with records still to come.")
+                waited = ", ".join(sorted({where.topic for where in open_ends}))
+                raise BrokerUnavailable(f"{waited} gave nothing for {_SILENCE_S_MAX:g} s, with records still to come.")
             for message in messages:
-                partition, offset = int(message.partition() or 0), int(message.offset() or 0)
-                end = open_ends.get(partition)
-                error = message.error()
+                where = TopicPartition(str(message.topic()), int(message.partition() or 0))
+                offset, end, error = int(message.offset() or 0), open_ends.get(where), message.error()
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-                    raise translate(error, f"reading {topic}")
+                    raise translate(error, f"reading {where.topic}")
                 if error is None and end is not None and offset < end:
                     yield to_record(message)
                 # The end event's offset counts as well: the last offsets may be transaction markers.
                 if end is not None and offset + (error is None) >= end:
-                    del open_ends[partition]
+                    del open_ends[where]
             if messages:
                 # After the records were worked off: a slow reader is no silent broker.
                 heard = monotonic()
     finally:
         consumer.close()
+
+
+def _without_membership(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """A reader that joins nothing must not claim the instance name of a member."""
+    return {name: value for name, value in properties.items() if name != "group.instance.id"}
 
 
 def to_record(message: Message) -> Record:

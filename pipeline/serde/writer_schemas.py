@@ -9,10 +9,11 @@ registry call each.
 from collections import OrderedDict
 from collections.abc import Callable
 
-from pipeline.errors import SchemaPending, SchemaUnknown
+from pipeline.errors import RegistryUnavailable, SchemaPending, SchemaUnknown
 
 GRACE_S = 10.0
 FORGET_S = 300.0
+OUTAGE_S = 0.2
 # A flood of made-up ids must not fill the memory; the oldest are forgotten first, and cost one more question.
 IDS_MAX = 10_000
 
@@ -25,18 +26,26 @@ class WriterSchemas:
         self._clock = clock
         self._first_seen: OrderedDict[int, float] = OrderedDict()
         self._unknown_until: OrderedDict[int, float] = OrderedDict()
+        self._outage: tuple[RegistryUnavailable, float] | None = None
 
     def __call__(self, schema_id: int) -> str:
         """The schema's text.
 
+        An outage (`RegistryUnavailable`) is believed for `OUTAGE_S` seconds without asking again, so that a flood of records
+        of cold schemas does not hold the poll loop for a time-out each.
         Raises `SchemaPending` (an outage: wait) within `GRACE_S` seconds of an unknown id's first sight, `SchemaUnknown` (a
         dead letter) after it, for `FORGET_S` seconds without asking again.
         """
         now = self._clock()
         if now < self._unknown_until.get(schema_id, now):
             raise _unknown(schema_id)
+        if self._outage is not None and now < self._outage[1]:
+            raise self._outage[0]
         try:
             text = self._ask(schema_id)
+        except RegistryUnavailable as error:
+            self._outage = (error, self._clock() + OUTAGE_S)
+            raise
         except SchemaUnknown as error:
             first = self._first_seen.setdefault(schema_id, now)
             _bound(self._first_seen)

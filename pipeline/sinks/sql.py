@@ -25,11 +25,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect, make_url
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.types import TypeDecorator
 
 from pipeline.core.record import Record
-from pipeline.errors import Reject, SettingsRefused, SinkRefused, SinkUnavailable
+from pipeline.errors import HandlerFailed, Reject, SettingsRefused, SinkRefused, SinkUnavailable
 from pipeline.orders import OrderPlaced, refuse_unsellable
 
 _INSERTS: dict[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
@@ -104,7 +112,8 @@ class OrderStore:
     def upsert(self, pairs: Iterable[tuple[OrderPlaced, Record]]) -> None:
         """Store all of them or none, in one database transaction.
 
-        Raises `SinkUnavailable` when the database does not answer, `SinkRefused` when it refuses the data of one.
+        Raises `SinkUnavailable` when the database does not answer, `SinkRefused` when it refuses the data of one, and
+        `HandlerFailed` (which stops the worker) when it refuses the statement itself.
         """
         rows = _one_row_per_order(pairs)
         if not rows:
@@ -118,6 +127,11 @@ class OrderStore:
             raise SinkUnavailable(f"The store {self._where} does not answer: {error.orig}.") from error
         except (DataError, IntegrityError) as error:
             raise SinkRefused(f"The store refuses the data: {error.orig}") from error
+        except SQLAlchemyError as error:
+            raise HandlerFailed(
+                f"The store {self._where} was used wrongly: {error}. That is a bug, or a table of another shape: mend it "
+                "and start again. Nothing is skipped."
+            ) from error
         self._ready = True
 
     def close(self) -> None:

@@ -1,49 +1,78 @@
-"""consume: `orders.v1` → decode → validate → handle → commit, at least once, in order.
+"""consume: `orders.v1` → decode → validate → handle → commit, at least once, in order per key.
 
-A record is settled when its handler returned or its dead letter is acknowledged, and only then its offset is committed.
-While the environment is down (registry, sink, broker) nothing settles: the partitions are paused, the member stays in
-its group, and the same records are tried again with back-off. A bug in a handler stops the worker where it is.
+One thread polls, decides and commits; a crew of others runs the handlers. A record is settled when its handler returned,
+its dead letter is acknowledged, or it is acknowledged in a retry topic; only then its offset may be committed. While the
+environment is down (registry, sink, broker) nothing settles and no attempt is counted. A bug in a handler stops the worker
+where it is. The decisions are `core`'s: which record may run (`ordering`, `fence`), what a failure is (`failures`), where
+it is tried again (`retry`), what may be committed (`offsets`).
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
+from enum import Enum, auto
+from operator import attrgetter
 from typing import Any
 
 from pipeline.core.dead_letter import Letter, Worker
-from pipeline.core.failures import DATA_AT_FAULT, Failure, classify
-from pipeline.core.ports import Decoder, Listener, Source
+from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, crash_loop, exhausted
+from pipeline.core.offsets import Note
+from pipeline.core.ordering import Lanes
+from pipeline.core.ports import Commit, Decoder, Listener, Log, Source
 from pipeline.core.record import Record, TopicPartition
+from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
 from pipeline.errors import (
     DeliveryFailed,
     HandlerFailed,
     MembershipLost,
+    NotTogether,
     PipelineError,
     RecordError,
     SchemaPending,
     Unavailable,
 )
 from pipeline.serde.wire import schema_id_or_none
-from pipeline.stages.dead_letters import DeadLetterBox
-from pipeline.stages.handlers import Handler, Pair
+from pipeline.stages.crew import Crew, Done
+from pipeline.stages.handlers import Handler
+from pipeline.stages.outbox import Outbox
+from pipeline.stages.partitions import Partitions, Stream
 
-BATCH_RECORDS_MAX = 500
-POLL_TIMEOUT_S = 0.25
+POLL_RECORDS_MAX = 500
+IDLE_POLL_S = 0.25
+# While handlers run, what they finish is looked after this often.
+BUSY_POLL_S = 0.005
+# What is read and not settled: bounds the memory, and how much is read again after a crash.
+IN_FLIGHT_RECORDS_MAX = 2_000
+IN_FLIGHT_BYTES_MAX = 64_000_000
+# So long the polling rests when that is full; only then partitions are paused, which drops what was fetched ahead.
+FULL_PATIENCE_S = 1.0
+COMMIT_EVERY_S = 0.1
 LAST_COMMIT_S = 10.0
+# For what is in hand when partitions are asked back; far below max.poll.interval.ms (300 s), which bounds a rebalance.
+DRAIN_S = 10.0
+# The same on the way out: below the 30 s after which Kubernetes kills.
+STOP_S = 20.0
+SCHEMA_AGAIN_S = 0.5
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+# After a worker died: so many records go one at a time, each named in a commit before it is touched.
+CAREFUL_RECORDS = 1_000
+_BEHIND = Failure(FailureKind.TRANSIENT, "", "waits behind an earlier record of its key")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Totals:
-    """What one run did. `seconds` counts from the first record to the last commit."""
+    """What one run did. `consumed` = `handled` + `dead_lettered` + `parked` (sent to a retry topic).
+
+    `seconds` counts from the first record to the last commit.
+    """
 
     consumed: int = 0
     handled: int = 0
     dead_lettered: int = 0
+    parked: int = 0
     committed: int = 0
     seconds: float = 0.0
 
@@ -52,253 +81,682 @@ class Totals:
         return asdict(self) | {"seconds": round(self.seconds, 3)}
 
 
+@dataclass(eq=False, slots=True)
+class Work:
+    """A record on its way through the worker. `record` is as the handler sees it; `offset` is where it was read.
+
+    `here` counts the failures since it was read, `its` tells of those before. `number` is its place in the order of
+    arrival. `due` is when it may run (seconds of the clock); it has `waited` for the registry; it is `away` in the outbox.
+    """
+
+    record: Record
+    stream: Stream
+    offset: int
+    lane: Hashable
+    number: int
+    its: Journey | None = None
+    here: int = 0
+    event: Any = None
+    due: float = 0.0
+    waited: bool = False
+    away: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of its value."""
+        return len(self.record.value or b"")
+
+    def alive(self) -> bool:
+        """Whether its partition is still ours."""
+        return not self.stream.shard.closed
+
+
 class Consume:
     """One worker of a group. `run` is the stage; everything it touches comes in by the constructor.
 
-    `clock` gives seconds that never go back, `now_ms` milliseconds since 1970; `seen` is told of every settled record
-    and of why it was given up, if it was. `until` names the offset of each partition at which to stop.
+    `topics` are the source and then the retry topics of `policy.tiers`. `clock` gives seconds that never go back, `now_ms`
+    milliseconds since 1970, `jitter` random numbers in [0, 1). `seen` is told of every settled record, and of why it was
+    given up or parked, if it was. `until` names the offset of each partition at which to stop. `crash_limit` is how many
+    deaths with it in hand a record is granted, 0 for any number.
     """
 
     def __init__(
         self,
         *,
         source: Callable[[Listener], Source],
+        log: Log,
+        topics: Sequence[str],
         decoder: Decoder,
         handler: Handler,
-        letters: DeadLetterBox,
+        crew: Crew,
+        outbox: Outbox,
         worker: Worker,
+        policy: RetryPolicy,
         clock: Callable[[], float],
         now_ms: Callable[[], int],
+        jitter: Callable[[], float],
+        keep_order: bool = True,
+        crash_limit: int = 3,
         seen: Callable[[Record, Failure | None], None] = lambda _record, _failure: None,
         until: Mapping[TopicPartition, int] | None = None,
     ) -> None:
+        self._topics = topics
         self._decoder = decoder
         self._handler = handler
-        self._letters = letters
+        self._crew = crew
+        self._outbox = outbox
         self._worker = worker
+        self._policy = policy
         self._clock = clock
         self._now_ms = now_ms
+        self._jitter = jitter
+        self._keep_order = keep_order
+        self._crash_limit = crash_limit
         self._seen = seen
         self._until = until
-        self._pending: deque[Record] = deque()
-        self._settled: dict[TopicPartition, int] = {}
-        self._settled_records = 0
-        self._asked: dict[TopicPartition, int] = {}
+        self._lanes: Lanes[Work] = Lanes()
+        self._partitions = Partitions(topics, log, clock, together=keep_order)
+        self._numbers = 0
+        self._bytes = 0
+        self._full_since: float | None = None
+        self._careful = 0
+        self._sink_outage = _BackOff(clock)
+        self._registry_outage = _BackOff(clock)
+        self._broker_outage = _BackOff(clock)
+        self._not_before = 0.0
+        self._warned_at: float | None = None
+        self._open_at = 0.0
+        self._dirty = False
+        self._commit_at = 0.0
+        self._asked: dict[TopicPartition, Commit] | None = None
         self._asked_records = 0
-        self._passed: dict[TopicPartition, int] = {}
+        self._settled_records = 0
         self._broken: PipelineError | None = None
-        self._outages = 0
-        self._try_again_at = 0.0
         self._started_at: float | None = None
+        self._clean = True
+        self._over = False
+        self.failures: Counter[FailureKind] = Counter()
         self.totals = Totals()
         self._source = source(self)
 
+    # --- the loop
+
     def run(self, stopping: Callable[[], bool], tick: Callable[[], None] = lambda: None) -> Totals:
-        """Work, with a `tick` after every poll, until `stopping()` or the end in `until`.
+        """Work, with a `tick` after every turn, until `stopping()` or the end in `until`.
 
         What was settled is committed when it returns.
-        Raises `HandlerFailed` (a bug), `DeliveryFailed` (a letter refused for good), `Fenced`, and authorisation
-        errors; an environment that is down is waited for without end.
+        Raises `HandlerFailed` (a bug), `DeliveryFailed` (a letter refused for good), `NotTogether`, `Fenced`, and
+        authorisation errors; an environment that is down is waited for without end.
         """
         try:
             self._work(stopping, tick)
-        except (HandlerFailed, DeliveryFailed):
-            # The worker stops at one record; what was settled before it is not worked off again.
-            self._wait_for_the_last_commit()
+            self._wind_down()
+        except (DeliveryFailed, NotTogether):
+            self._wind_down(deliver=False)
             raise
-        self._wait_for_the_last_commit()
+        except HandlerFailed:
+            # The worker stops at one record; what was settled beside it is not worked off again.
+            self._clean = False
+            self._wind_down()
+            raise
+        finally:
+            self._over = True
         return self.totals
 
     def _work(self, stopping: Callable[[], bool], tick: Callable[[], None]) -> None:
         while not stopping():
-            self._poll()
-            if (self._pending or self._letters or self._settled) and self._clock() >= self._try_again_at:
-                self._step()
+            self._turn()
             tick()
-            if not self._busy:
-                self._pass_markers()
-            if not self._busy and self._at_the_end():
+            if self._at_the_end():
                 return
+
+    def _turn(self) -> None:
+        self._intake()
+        self._collect()
+        self._outbox.serve()
+        self._open()
+        self._let_due_in()
+        self._dispatch()
+        self._commit()
+        if self._broken is not None:
+            raise self._broken
 
     @property
     def _busy(self) -> bool:
-        return bool(self._pending or self._letters or self._settled or self._asked)
+        return bool(self._lanes or self._lanes.in_hand or self._outbox)
 
-    def _pass_markers(self) -> None:
-        """Commit the end of a partition where it is not the last record's: markers of transactions take offsets, too.
+    def _at_the_end(self) -> bool:
+        if self._until is None or self._busy or self._dirty or self._asked is not None:
+            return False
+        positions = self._source.positions()
+        if positions is None or not self._partitions.all_open or any(s.waiting for s in self._partitions.open.values()):
+            return False
+        return all(position >= self._until.get(where, 0) for where, position in positions.items())
 
-        Without this, lag stays at 1 for ever on a topic that transactions write to (librdkafka issue 3917). Everything that
-        was handed out is settled when this is called.
-        """
-        ends = self._source.positions() or {}
-        self._settled = {where: end for where, end in ends.items() if end > self._passed.get(where, -1)}
-        self._commit()
+    # --- records in
 
-    def _poll(self) -> None:
-        records = self._source.poll(BATCH_RECORDS_MAX, POLL_TIMEOUT_S)
+    def _intake(self) -> None:
+        if self._is_full():
+            self._collect(BUSY_POLL_S)
+            return
+        records = self._source.poll(POLL_RECORDS_MAX, self._patience())
         if self._broken is not None:
             raise self._broken
         if records and self._started_at is None:
             self._started_at = self._clock()
-        self._pending.extend(records)
+        for record in records:
+            self._accept(record)
+        if not records and self._partitions.reached(self._source.positions() or {}, self._until):
+            self._dirty = True
 
-    def _wait_for_the_last_commit(self) -> None:
-        deadline = self._clock() + LAST_COMMIT_S
-        while self._asked or (self._settled and not self._letters):
-            self._source.pause()
-            if self._clock() > deadline:
-                _log.warning("the last commit was not confirmed in time: its records may be worked off again")
-                return
-            self._commit()
-            self._poll()
+    def _is_full(self) -> bool:
+        """Whether to read nothing now. When that lasts, partitions are paused, so that polling can go on."""
+        size = len(self._lanes) + self._lanes.in_hand + len(self._outbox)
+        if size < IN_FLIGHT_RECORDS_MAX and self._bytes < IN_FLIGHT_BYTES_MAX:
+            if self._full_since is not None and size <= IN_FLIGHT_RECORDS_MAX // 2:
+                self._full_since = None
+                self._free(self._partitions.open.values(), "full")
+            return False
+        now = self._clock()
+        if self._full_since is None:
+            self._full_since = now
+        if now - self._full_since < FULL_PATIENCE_S:
+            return True
+        self._hold(self._partitions.open.values(), "full")
+        return False
 
-    def _step(self) -> None:
-        """Settle all that is pending and commit it, or put it off while the environment is down."""
-        try:
-            trouble = self._settle()
-            self._letters.deliver()
-            self._commit()
-            if trouble is not None:
-                raise trouble
-        except Unavailable as outage:
-            self._put_off(outage)
+    def _patience(self) -> float:
+        if self._lanes.in_hand or self._outbox or self._asked is not None or self._dirty:
+            return BUSY_POLL_S
+        now = self._clock()
+        dues = [stream.due for stream in self._partitions.open.values() if stream.due is not None]
+        if self._lanes:
+            dues.append(max(self._not_before, self._lanes.next_due or 0.0))
+        return max(0.0, min([IDLE_POLL_S, *(due - now for due in dues)]))
+
+    def _accept(self, record: Record) -> None:
+        stream = self._partitions.open.get((record.topic, record.partition))
+        if stream is None:
+            return
+        if self._until is not None and record.offset >= self._until.get(stream.where, 0):
+            self._hold([stream], "the end")
+        elif not stream.progress.deliver(record.offset):
+            pass  # done before the last restart, says the note
+        elif stream.tier:
+            stream.waiting.append(record)
         else:
-            if not (self._settled or self._asked):
-                self._back_to_work()
+            self._line_up(stream, record, record.offset, None)
+        if stream.progress.open % POLL_RECORDS_MAX == 0 and stream.progress.crowded:
+            self._hold([stream], "crowded")
 
-    def _put_off(self, outage: Unavailable) -> None:
-        delay = BACK_OFF_S[min(self._outages, len(BACK_OFF_S) - 1)]
-        self._outages += 1
-        self._try_again_at = self._clock() + delay
-        self._source.pause()
-        _log.warning("%s Trying again in %g s; nothing is lost or skipped.", outage, delay)
+    def _line_up(self, stream: Stream, record: Record, offset: int, its: Journey | None) -> None:
+        self._numbers += 1
+        ordered = self._keep_order and record.key is not None
+        lane: Hashable = (stream.where.partition, record.key) if ordered else self._numbers
+        work = Work(record, stream, offset, lane, self._numbers, its)
+        self._bytes += work.size
+        self._lanes.add(lane, work)
 
-    def _back_to_work(self) -> None:
-        if self._outages:
-            _log.info("back to work")
-            self._outages = 0
-            self._source.resume()
+    def _let_due_in(self) -> None:
+        """Retry topics: the first record decides when its partition goes on; delays are equal, so it is the next due."""
+        for stream in self._partitions.open.values():
+            if not stream.waiting:
+                continue
+            now = self._clock()
+            while stream.waiting:
+                record = stream.waiting[0]
+                its = journey(record)
+                if stream.due is None:
+                    # By the wall clocks of two machines, but never longer than the tier's own delay.
+                    left = max(0.0, (its.due_ms - self._now_ms()) / 1000)
+                    stream.due = now + min(left, self._policy.tiers[stream.tier - 1])
+                if stream.due > now or self._full_since is not None:
+                    break
+                stream.due = None
+                stream.waiting.popleft()
+                self._line_up(stream, original(record, its), record.offset, its)
+            if stream.waiting:
+                self._hold([stream], "not due")
+            else:
+                self._free([stream], "not due")
 
-    def _settle(self) -> Exception | None:
-        """Hand the pending records to the handler, in order; return what kept some of them from being settled."""
-        pairs: list[Pair] = []
-        failures: dict[int, Failure] = {}
-        reach = len(self._pending)
-        trouble: Exception | None = None
-        for number, record in enumerate(self._pending):
-            try:
-                pairs.append((self._handler.event(self._decoder.decode(record.value)), record))
-            except RecordError as error:
-                failures[id(record)] = classify(error)
-            except Unavailable as outage:
-                reach, trouble = number, outage
-                self._look_ahead(outage, number + 1)
-                break
-        outcome = self._handler.call(pairs) if pairs else None
-        if outcome is not None:
-            failures |= {id(record): classify(error) for record, error in outcome.rejected}
-            if outcome.stopped_by is not None:
-                stuck = pairs[outcome.resolved][1]
-                reach = next(number for number, record in enumerate(self._pending) if record is stuck)
-                trouble = self._trouble(outcome.stopped_by, stuck)
-        for _ in range(reach):
-            record = self._pending.popleft()
-            self._settle_one(record, failures.get(id(record)))
-        return trouble
+    # --- handlers
 
-    def _look_ahead(self, outage: Unavailable, start: int) -> None:
-        """Let the waiting for every unknown schema begin now, not one after the other."""
-        if isinstance(outage, SchemaPending):
-            for record in islice(self._pending, start, None):
-                with suppress(RecordError, Unavailable):
-                    self._decoder.decode(record.value)
+    def _dispatch(self) -> None:
+        now = self._clock()
+        self._lanes.wake(now)
+        while now >= self._not_before and self._crew.room > 0 and not (self._careful and self._lanes.in_hand):
+            taken = self._lanes.take(1 if self._careful else self._crew.list_max)
+            if not taken:
+                return
+            ready: list[Work] = []
+            back: list[Work] = []
+            blocked: set[Hashable] = set()
+            for lane, work in taken:
+                work.due = 0.0
+                waits = lane in blocked or now < self._not_before
+                next_ = _Next.WAIT if waits else self._prepare(work)
+                if next_ is _Next.RUN:
+                    ready.append(work)
+                elif next_ is _Next.WAIT:
+                    back.append(work)
+                if next_ in _BLOCKS:
+                    blocked.add(lane)
+            self._put_back(back)
+            if ready:
+                self._crew.submit(ready)
 
-    def _trouble(self, error: Exception, record: Record) -> Exception:
-        if isinstance(error, PipelineError):
-            return error
-        failed = HandlerFailed(
+    def _prepare(self, work: Work) -> "_Next":
+        """Whether the record may run now: is its key parked, has it killed workers, can it be decoded?"""
+        stream = work.stream
+        tier = stream.shard.fence.tier_after(stream.tier, work.record.key)
+        if tier is not None:
+            self._park(work, tier, None)
+            return _Next.AWAY
+        if self._careful and (instead := self._name(work)) is not None:
+            return instead
+        try:
+            work.event = self._handler.event(self._decoder.decode(work.record.value))
+        except RecordError as error:
+            self._give_up(work, classify(error))
+            return _Next.GONE
+        except SchemaPending as error:
+            self._warn_of_grace(error)
+            self._look_ahead(work)
+            work.due = self._clock() + SCHEMA_AGAIN_S
+            return _Next.WAIT
+        except Unavailable as error:
+            # Only what needs the registry waits for it; records of known schemas flow on.
+            self.failures[FailureKind.UNAVAILABLE] += 1
+            work.waited = True
+            work.due = self._clock() + self._registry_outage.delay(error)
+            return _Next.WAIT
+        if work.waited:
+            self._registry_outage.end()
+        if work.here or work.its:
+            attempts = (work.its.attempts if work.its else 0) + work.here
+            work.record = work.record._replace(attempt=attempts + 1)
+        return _Next.RUN
+
+    def _name(self, work: Work) -> "_Next | None":
+        """After a death: commit which record is touched next, so that whoever comes after knows. None: go on and touch it."""
+        stream = work.stream
+        tries = stream.note.tries if stream.note.suspect == work.offset else 0
+        if tries + 1 >= self._crash_limit:
+            # Those tries, and the death before anybody took care.
+            self._give_up(work, crash_loop(tries + 1))
+            return _Next.GONE
+        stream.note = Note(clean=False, suspect=work.offset, tries=tries + 1)
+        commit = stream.commit(clean=False)
+        try:
+            self._source.commit_now({stream.where: commit})
+        except (Unavailable, MembershipLost) as error:
+            stream.note = Note(clean=False, suspect=work.offset, tries=tries)
+            if isinstance(error, Unavailable):
+                work.due = self._clock() + self._broker_outage.delay(error)
+            return _Next.WAIT
+        stream.committed = commit
+        return None
+
+    def _look_ahead(self, work: Work) -> None:
+        """Let the grace of every unknown schema begin now, not one after the other."""
+        for other in self._lanes.of(work.lane):
+            with suppress(RecordError, Unavailable):
+                self._decoder.decode(other.record.value)
+
+    def _collect(self, timeout_s: float = 0.0) -> None:
+        """Take in what the crew finished."""
+        back = [done.work for done in self._crew.finished(timeout_s) if self._outcome(done) is _Next.WAIT]
+        self._put_back(back)
+
+    def _put_back(self, works: list[Work]) -> None:
+        """To the front of their lanes, the last one first."""
+        for work in sorted(works, key=_number, reverse=True):
+            self._lanes.put_back(work.lane, work, work.due)
+
+    def _outcome(self, done: Done) -> "_Next":
+        work: Work = done.work
+        work.due, work.event = 0.0, None
+        if not work.alive():
+            # Late: another member works it off again.
+            self._forget(work)
+            return _Next.GONE
+        if not done.ran:
+            return _Next.WAIT
+        if done.error is None:
+            self._sink_outage.end()
+            self.totals.handled += 1
+            self._lanes.release(work.lane, work)
+            self._settle(work, None)
+            return _Next.GONE
+        return self._failed(work, done.error)
+
+    def _failed(self, work: Work, error: BaseException) -> "_Next":
+        failure = classify(error)
+        self.failures[failure.kind] += 1
+        if failure.kind in DATA_AT_FAULT:
+            self._give_up(work, failure)
+            return _Next.GONE
+        if isinstance(error, Unavailable):
+            self._outage(error)
+            return _Next.WAIT
+        if failure.kind is FailureKind.BUG:
+            self._broken = error if isinstance(error, HandlerFailed) else self._bug(error, work.record)
+            return _Next.WAIT
+        work.here += 1
+        tier = work.stream.tier
+        decision = self._policy.decide(tier, work.here, self._jitter(), getattr(error, "after", None))
+        if isinstance(decision, InPlace):
+            work.due = self._clock() + decision.delay_s
+            return _Next.WAIT
+        if isinstance(decision, GiveUp):
+            attempts = (work.its.attempts if work.its else 0) + work.here
+            self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
+            self._give_up(work, exhausted(failure, attempts), keep_lane=True)
+        else:
+            self._park(work, decision.tier, failure)
+        return _Next.AWAY
+
+    def _bug(self, error: BaseException, record: Record) -> HandlerFailed:
+        failure = HandlerFailed(
             f"The handler {self._handler.name} failed at {record.where}: {type(error).__name__}: {error}. "
             "That is a bug: neither the record nor the environment is at fault, so the worker stops there. "
-            "Mend it and start again; everything before is committed, nothing is skipped."
+            "Mend it and start again; everything else is committed, nothing is skipped."
         )
-        failed.__cause__ = error
-        return failed
+        failure.__cause__ = error
+        return failure
 
-    def _settle_one(self, record: Record, failure: Failure | None) -> None:
-        self.totals.consumed += 1
-        if failure is None:
-            self.totals.handled += 1
-        else:
-            assert failure.kind in DATA_AT_FAULT, failure
-            self._letters.put(
-                Letter(record, failure, self._worker, self._now_ms(), schema_id_or_none(record.value)),
-            )
+    # --- records out
+
+    def _give_up(self, work: Work, failure: Failure, *, keep_lane: bool = False) -> None:
+        """Write a dead letter. With `keep_lane` later records of the key wait until it is acknowledged.
+
+        They need not where the failure is the data's: after a crash in between it would be given up again.
+        """
+        first = work.its.first_failed_ms if work.its else None
+        schema_id = schema_id_or_none(work.record.value)
+        letter = Letter(work.record, failure, self._worker, self._now_ms(), schema_id, first)
+        work.away = keep_lane
+        if not keep_lane:
+            self._lanes.release(work.lane, work)
+
+        def acknowledged(_: int) -> None:
+            if keep_lane:
+                self._lanes.release(work.lane, work)
             self.totals.dead_lettered += 1
-        self._settled[record.source] = record.offset + 1
+            self._settle(work, failure)
+
+        self._outbox.give_up(letter, acknowledged, work.alive)
+
+    def _park(self, work: Work, tier: int, failure: Failure | None) -> None:
+        """Send it to a retry topic; without a failure it only follows an earlier record of its key."""
+        record, now_ms = work.record, self._now_ms()
+        its = work.its or Journey(record.topic, record.partition, record.offset, record.timestamp_ms)
+        due_ms = now_ms + int(self._policy.tiers[tier - 1] * 1000) if failure is not None else now_ms
+        travelled = failed(its, failure, now_ms, due_ms, its.attempts + work.here)
+
+        def acknowledged(offset: int) -> None:
+            work.stream.shard.fence.park(tier, offset, record.key)
+            self._lanes.release(work.lane, work)
+            self.totals.parked += 1
+            self._settle(work, failure or _BEHIND)
+
+        work.away = True
+        headers, partition = travelled.headers(record.headers), work.stream.where.partition
+        self._outbox.park(self._topics[tier], partition, record.key, record.value, headers, acknowledged, work.alive)
+
+    def _settle(self, work: Work, failure: Failure | None) -> None:
+        stream = work.stream
+        stream.progress.done(work.offset)
+        if stream.tier:
+            stream.shard.fence.settle(stream.tier, work.offset)
+        self._bytes -= work.size
+        self.totals.consumed += 1
         self._settled_records += 1
-        self._seen(record, failure)
+        self._dirty = True
+        if "crowded" in stream.holds and not stream.progress.crowded:
+            self._free([stream], "crowded")
+        if self._careful:
+            self._careful -= 1
+            if not self._careful:
+                self._end_care()
+        self._seen(work.record, failure)
+
+    # --- outages
+
+    def _outage(self, outage: Unavailable) -> None:
+        """Nothing is given to handlers for a while; what is in hand comes back by itself."""
+        now = self._clock()
+        if now >= self._not_before:
+            self._not_before = now + self._sink_outage.delay(outage)
+
+    def _warn_of_grace(self, pending: SchemaPending) -> None:
+        now = self._clock()
+        if self._warned_at is None or now - self._warned_at >= BACK_OFF_S[-1]:
+            self._warned_at = now
+            _log.warning("%s Its records wait; nothing is lost or skipped.", pending)
+
+    # --- commits
 
     def _commit(self) -> None:
-        """Ask for a commit of all that is settled; one at a time, what settles meanwhile goes with the next.
-
-        While a letter is not acknowledged, nothing is: its own offset is among the settled ones.
-        """
-        if not self._settled or self._asked or self._letters:
+        """Ask for a commit of all that changed; one at a time, what settles meanwhile goes with the next."""
+        if not self._dirty or self._asked is not None:
             return
-        self._asked, self._asked_records = self._settled, self._settled_records
-        self._settled, self._settled_records = {}, 0
-        self._source.commit(self._asked)
+        now = self._clock()
+        if now < self._commit_at and (self._busy or self._broker_outage):
+            return
+        self._ask({where: stream.commit(clean=False) for where, stream in self._streams()})
+        self._commit_at = now + COMMIT_EVERY_S
+
+    def _streams(self) -> list[tuple[TopicPartition, Stream]]:
+        return [(stream.where, stream) for stream in self._partitions.open.values()]
+
+    def _ask(self, wanted: Mapping[TopicPartition, Commit]) -> None:
+        self._dirty = False
+        changed = {
+            where: commit for where, commit in wanted.items() if self._partitions.open[where].committed != commit
+        }
+        if changed:
+            self._asked, self._asked_records = changed, self._settled_records
+            self._settled_records = 0
+            self._source.commit(changed)
 
     def committed(self, error: PipelineError | None) -> None:
         """The broker's word on the commit that was asked for; called inside a poll."""
-        asked, records = self._asked, self._asked_records
-        self._asked, self._asked_records = {}, 0
+        asked, records = self._asked or {}, self._asked_records
+        self._asked, self._asked_records = None, 0
         if error is None:
-            self._passed |= asked
+            self._broker_outage.end()
+            self._note_committed(asked)
             self._count_committed(records)
-            if not (self._pending or self._letters):
-                self._back_to_work()
         elif isinstance(error, Unavailable):
-            self._settled = asked | self._settled
+            self._dirty = True
             self._settled_records += records
-            self._put_off(error)
+            self._commit_at = self._clock() + self._broker_outage.delay(error)
         elif isinstance(error, MembershipLost):
-            self._passed |= asked  # not ours to commit again, either
+            self._note_committed(asked)  # not ours to commit again, either
             _log.warning("%s Another member works these records off again.", error)
         else:
             self._broken = error
+
+    def _note_committed(self, commits: Mapping[TopicPartition, Commit]) -> None:
+        for where, commit in commits.items():
+            if stream := self._partitions.open.get(where):
+                stream.committed = commit
 
     def _count_committed(self, records: int) -> None:
         self.totals.committed += records
         if self._started_at is not None:
             self.totals.seconds = self._clock() - self._started_at
 
+    # --- partitions that come and go
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """Called inside a poll: they are opened in the next turn."""
+        self._partitions.came(partitions)
+        self._open_at = 0.0
+
+    def _open(self) -> None:
+        if self._partitions.all_open or self._clock() < self._open_at:
+            return
+        try:
+            opened = self._partitions.open_what_is_whole(self._source)
+        except Unavailable as outage:
+            self._open_at = self._clock() + self._broker_outage.delay(outage)
+            return
+        except MembershipLost:
+            return  # the group tells by a callback what is ours
+        if self._crash_limit and any(not stream.note.clean for stream in opened):
+            self._careful = CAREFUL_RECORDS
+            _log.warning("the last worker here did not stop in good order: going one record at a time for a while")
+        if self._full_since is not None:
+            self._hold(opened, "full")
+        self._source.resume([stream.where for stream in opened if not stream.holds])
+
+    def _end_care(self) -> None:
+        self._careful = 0
+        for stream in self._partitions.open.values():
+            stream.note = Note(clean=False)
+        self._dirty = True
+
     def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None:
         """Called inside a poll: what is unsettled of these partitions is another member's from now on."""
-        if not lost and not len(self._letters) and (due := self._asked | self._settled):
-            try:
-                self._source.commit_now(due)
-            except PipelineError as error:
-                _log.warning("%s Another member works these records off again.", error)
-            else:
-                # What was asked for before is counted when its own answer comes.
-                self._count_committed(self._settled_records)
-                self._settled, self._settled_records = {}, 0
-        self._pending = deque(record for record in self._pending if record.source not in partitions)
-        self._letters.drop(partitions)
-        for where in partitions:
-            self._settled.pop(where, None)
-            self._passed.pop(where, None)
+        streams = self._partitions.touched(partitions)
+        if streams and not lost and not self._over:
+            self._drain(streams)
+        self._partitions.close(streams)
+        self._partitions.went(partitions)
+        for work in self._lanes.remove(lambda work: not work.alive()):
+            self._bytes -= work.size
+        # What a hand has still keeps its lane, should the partition come back before it ends.
+        for work in [work for work in self._lanes.taken if work.away and not work.alive()]:
+            self._forget(work)
+        # What is left of a shard waits for the rest of it to come back.
+        self._source.pause([stream.where for stream in streams if stream.where not in partitions])
 
-    def _at_the_end(self) -> bool:
-        if self._until is None:
-            return False
-        positions = self._source.positions()
-        if positions is None:
-            return False
-        return all(position >= self._until.get(where, 0) for where, position in positions.items())
+    def _forget(self, work: Work) -> None:
+        self._lanes.release(work.lane, work)
+        self._bytes -= work.size
+
+    def _drain(self, streams: Sequence[Stream]) -> None:
+        """Let what is in hand of these end, within one deadline, and commit."""
+        self._put_back([done.work for done in self._crew.recall() if self._outcome(done) is _Next.WAIT])
+        unsettled = self._end_what_is_in_hand(DRAIN_S, {stream.shard for stream in streams})
+        commits = {stream.where: stream.commit(clean=self._ends_clean(stream, unsettled)) for stream in streams}
+        try:
+            self._source.commit_now(commits)
+        except PipelineError as error:
+            _log.warning("%s Another member works these records off again.", error)
+        else:
+            # What was asked for before is counted when its own answer comes.
+            self._count_committed(self._settled_records)
+            self._settled_records = 0
+
+    def _end_what_is_in_hand(self, limit_s: float, shards: Collection[Any], *, deliver: bool = True) -> set[Any]:
+        """Wait for it; the shards that had something in hand still when time was up."""
+        deadline = self._clock() + limit_s
+        while (left := {work.stream.shard for work in self._lanes.taken} & set(shards)) or (deliver and self._outbox):
+            if self._clock() >= deadline:
+                _log.warning("handlers or letters did not end within %g s: their records are worked off again", limit_s)
+                break
+            self._collect(BUSY_POLL_S)
+            if deliver:
+                self._outbox.serve()
+            elif not left:
+                break
+        return left
+
+    def _wind_down(self, *, deliver: bool = True) -> None:
+        """Stop reading, let what is in hand end, commit, and wait for the broker's word, each within its time."""
+        self._source.pause([stream.where for stream in self._partitions.open.values()])
+        self._put_back([done.work for done in self._crew.recall() if self._outcome(done) is _Next.WAIT])
+        shards = {stream.shard for stream in self._partitions.open.values()}
+        unsettled = self._end_what_is_in_hand(STOP_S, shards, deliver=deliver)
+        deadline = self._clock() + LAST_COMMIT_S
+        last_asked = False
+        while True:
+            if self._asked is None:
+                if last_asked and not self._dirty:
+                    break
+                last_asked = True
+                self._ask(
+                    {
+                        where: stream.commit(clean=self._ends_clean(stream, unsettled))
+                        for where, stream in self._streams()
+                    }
+                )
+                if self._asked is None:
+                    break
+            if self._clock() > deadline:
+                _log.warning("the last commit was not confirmed in time: its records may be worked off again")
+                return
+            self._source.poll(1, BUSY_POLL_S)
+        if self._broken is not None and self._clean:
+            raise self._broken
+
+    def _ends_clean(self, stream: Stream, unsettled: Collection[Any]) -> bool:
+        return self._clean and stream.shard not in unsettled
+
+    # --- pausing
+
+    def _hold(self, streams: Collection[Stream], reason: str) -> None:
+        fresh = [stream for stream in streams if not stream.holds]
+        for stream in streams:
+            stream.holds.add(reason)
+        if fresh:
+            self._source.pause([stream.where for stream in fresh])
+
+    def _free(self, streams: Collection[Stream], reason: str) -> None:
+        freed = [stream for stream in streams if stream.holds == {reason}]
+        for stream in streams:
+            stream.holds.discard(reason)
+        if freed:
+            self._source.resume([stream.where for stream in freed])
 
     def counts(self) -> tuple[int, str]:
         """How many were consumed, and what became of them, in words."""
         it = self.totals
-        return it.consumed, f"{it.handled} handled, {it.dead_lettered} dead letters, {it.committed} committed"
+        words = f"{it.handled} handled, {it.dead_lettered} dead letters, {it.committed} committed"
+        return it.consumed, f"{words}, {it.parked} in retry topics" if it.parked else words
+
+
+class _BackOff:
+    """How long to wait for something that is down; true while it is. Said once for each wait."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._times = 0
+        self._until = 0.0
+
+    def __bool__(self) -> bool:
+        return self._times > 0
+
+    def delay(self, outage: Unavailable) -> float:
+        """Seconds until the next try, longer each time."""
+        now = self._clock()
+        if now < self._until:
+            return self._until - now
+        delay = BACK_OFF_S[min(self._times, len(BACK_OFF_S) - 1)]
+        self._times += 1
+        self._until = now + delay
+        _log.warning("%s Trying again in %g s; nothing is lost or skipped.", outage, delay)
+        return delay
+
+    def end(self) -> None:
+        """It answered."""
+        if self._times:
+            self._times = 0
+            _log.info("back to work")
+
+
+class _Next(Enum):
+    """What happens to a record after a look at it: it runs, waits in its lane, is on its way out, or is done with."""
+
+    RUN = auto()
+    WAIT = auto()
+    AWAY = auto()
+    GONE = auto()
+
+
+_BLOCKS = frozenset({_Next.WAIT, _Next.AWAY})
+_number = attrgetter("number")

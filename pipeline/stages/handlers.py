@@ -1,54 +1,46 @@
-"""Handlers: what a user plugs into the worker, and how its answers become outcomes.
+"""Handlers: what a user plugs into the worker. How they are called: `pipeline/stages/crew.py`.
 
 `def handle(event: E, record: Record) -> None`, the same as `async def`, or on a list of pairs for batches:
 `def handle(batch: list[tuple[E, Record]]) -> list[tuple[Record, Exception]] | None`, which may return the records that
 it rejects, each with its `Reject`. `E`, read from the annotation, is a pydantic model or `dict`.
 """
 
-import asyncio
 import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.core.record import Record
-from pipeline.errors import HandlerRefused, Invalid, RecordError, SinkRefused
-
-Pair = tuple[Any, Record]
-Rejection = tuple[Record, Exception]
+from pipeline.errors import HandlerRefused, Invalid
 
 SHAPES = (
     "`def handle(event: E, record: Record) -> None`, `async def handle(...)`, or "
     "`def handle(batch: list[tuple[E, Record]])`, where E is a pydantic model or dict"
 )
-_RECORD_AT_FAULT = (RecordError, SinkRefused)
 
 
-class Outcome(NamedTuple):
-    """What became of the pairs given to a handler: the first `resolved` are settled, of which some were rejected.
+class Kind(Enum):
+    """How a handler is called: on one event, awaited on one event, or on a list of pairs."""
 
-    `stopped_by` is why the others were not settled: the environment is down, or the handler has a bug.
-    """
-
-    resolved: int
-    rejected: list[Rejection]
-    stopped_by: Exception | None = None
+    ONE = auto()
+    ASYNC = auto()
+    BATCH = auto()
 
 
 @dataclass(frozen=True)
 class Handler:
-    """A user's handler, its event type, and how to call it on pairs in their order."""
+    """A user's handler, the type of its events, and how it is called."""
 
     name: str
     event_type: type
-    call: Callable[[Sequence[Pair]], Outcome]
-    close: Callable[[], None] = lambda: None
+    kind: Kind
+    function: Callable[..., Any]
 
     def event(self, datum: dict[str, Any]) -> Any:
         """The datum as the handler's event type; `Invalid` when it does not have its shape."""
@@ -94,18 +86,11 @@ def adapt(target: Any, name: str) -> Handler:
         event_type = _event_type(pair[0] if pair else None, name)
         if inspect.iscoroutinefunction(function):
             raise HandlerRefused(f"--handler {name}: a batch handler is a plain function. A handler is {SHAPES}.")
-        return Handler(name, event_type, lambda pairs: _call_batch(target, pairs))
+        return Handler(name, event_type, Kind.BATCH, target)
     if len(parameters) != 2:  # noqa: PLR2004  # event and record
         raise HandlerRefused(f"--handler {name} takes {len(parameters)} arguments. A handler is {SHAPES}.")
-    event_type = _event_type(first, name)
-    if inspect.iscoroutinefunction(function):
-        loop = asyncio.Runner()
-
-        def run(event: Any, record: Record) -> None:
-            loop.run(target(event, record))
-
-        return Handler(name, event_type, lambda pairs: _call_each(run, pairs), loop.close)
-    return Handler(name, event_type, lambda pairs: _call_each(target, pairs))
+    kind = Kind.ASYNC if inspect.iscoroutinefunction(function) else Kind.ONE
+    return Handler(name, _event_type(first, name), kind, target)
 
 
 def _event_type(annotation: Any, name: str) -> type:
@@ -113,35 +98,6 @@ def _event_type(annotation: Any, name: str) -> type:
     if isinstance(plain, type) and (plain is dict or issubclass(plain, BaseModel)):
         return plain
     raise HandlerRefused(f"--handler {name}: its event is annotated as {annotation}. A handler is {SHAPES}.")
-
-
-def _call_each(function: Callable[[Any, Record], object], pairs: Sequence[Pair]) -> Outcome:
-    rejected: list[Rejection] = []
-    for number, (event, record) in enumerate(pairs):
-        try:
-            function(event, record)
-        except _RECORD_AT_FAULT as error:
-            rejected.append((record, error))
-        except Exception as error:  # noqa: BLE001  # the worker decides by its class whether to wait or to stop
-            return Outcome(number, rejected, error)
-    return Outcome(len(pairs), rejected)
-
-
-def _call_batch(function: Callable[[list[Pair]], Iterable[Rejection] | None], pairs: Sequence[Pair]) -> Outcome:
-    """Call it on all; when the data of one is refused, halve until that one is found. Order is kept."""
-    try:
-        return Outcome(len(pairs), list(function(list(pairs)) or ()))
-    except _RECORD_AT_FAULT as error:
-        if len(pairs) == 1:
-            return Outcome(1, [(pairs[0][1], error)])
-    except Exception as error:  # noqa: BLE001  # as above
-        return Outcome(0, [], error)
-    middle = len(pairs) // 2
-    first = _call_batch(function, pairs[:middle])
-    if first.stopped_by is not None:
-        return first
-    second = _call_batch(function, pairs[middle:])
-    return Outcome(middle + second.resolved, first.rejected + second.rejected, second.stopped_by)
 
 
 def _describe(error: ValidationError) -> str:

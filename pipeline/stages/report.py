@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.core.failures import Failure
+from pipeline.core.failures import Failure, FailureKind
 from pipeline.core.ports import Delivery
 from pipeline.core.record import Record
 from pipeline.errors import InputRefused, Unavailable
@@ -67,13 +67,14 @@ def rejects_file(name: str | None, source: str | None) -> Iterator[TextIO | None
 
 
 def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Record, Failure | None], None]:
-    """With `verbose` a line for every settled record: `✔` handled, `✖` given up and why."""
+    """With `verbose` a line for every settled record: `✔` handled, `↻` sent to a retry topic, `✖` given up; and why."""
 
     def seen(record: Record, failure: Failure | None) -> None:
         if failure is None:
             say(f"✔ {record.where} {_text(record.key)}")
         else:
-            say(f"✖ {record.where} {_text(record.key)} {failure.kind}: {failure.message}")
+            mark = "↻" if failure.kind is FailureKind.TRANSIENT else "✖"
+            say(f"{mark} {record.where} {_text(record.key)} {failure.kind}: {failure.message}")
 
     return seen if verbose else lambda _record, _failure: None
 

@@ -1,67 +1,139 @@
 """A broker's and a registry's behaviour as far as the stages see it. Their real twins are in tests/integration."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from pipeline.core.ports import Delivery, Listener
+from pipeline.core.ports import Commit, Delivery, Listener
 from pipeline.core.record import Headers, Record, TopicPartition
 from pipeline.errors import PipelineError
+from pipeline.stages.crew import Done, Work, run_batch, run_each
+from pipeline.stages.handlers import Handler, Kind
 
 
 class FakeSource:
-    """One member of a group that is given every record once, unless a rebalance takes it back."""
+    """One member of a group that is given every record once, unless a rebalance takes it back; all of it is assigned."""
 
-    def __init__(self, records: list[Record]) -> None:
+    def __init__(self, records: list[Record], topics: Sequence[str] = ()) -> None:
         self.listener: Listener | None = None
-        self._answers: deque[tuple[Mapping[TopicPartition, int], PipelineError | None]] = deque()
+        self._answers: deque[tuple[Mapping[TopicPartition, Commit], PipelineError | None]] = deque()
         self.waiting = deque(records)
-        self.committed: dict[TopicPartition, int] = {}
+        self.commits: dict[TopicPartition, Commit] = {}
         self.ends: dict[TopicPartition, int] = {}
-        self.paused = False
-        self.pauses = 0
+        self.paused: set[TopicPartition] = set()
         self.before_poll: deque[Callable[[], None]] = deque()
         self.commit_errors: deque[PipelineError] = deque()
         self._positions: dict[TopicPartition, int] = {}
+        partitions = {record.partition for record in records} | {0}
+        every = {record.topic for record in records} | set(topics)
+        self._to_assign = {TopicPartition(topic, partition) for topic in every for partition in partitions}
+        self.assigned: set[TopicPartition] = set()
+
+    @property
+    def committed_offsets(self) -> dict[TopicPartition, int]:
+        """Without those that only say that nothing was done yet."""
+        return {where: commit.offset for where, commit in self.commits.items() if commit.offset > 0}
 
     def poll(self, limit: int, timeout_s: float) -> list[Record]:
+        if self._to_assign:
+            assert self.listener is not None
+            self.assign(self._to_assign)
+            self._to_assign = set()
         if self.before_poll:
             self.before_poll.popleft()()
         while self._answers:
             offsets, error = self._answers.popleft()
             if error is None:
-                self.committed |= offsets
+                self.commits |= offsets
             assert self.listener is not None
             self.listener.committed(error)
-        if self.paused:
-            return []
-        taken = [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
+        taken: list[Record] = []
+        kept: deque[Record] = deque()
+        while self.waiting:
+            record = self.waiting.popleft()
+            ours = record.source in self.assigned and record.source not in self.paused and len(taken) < limit
+            (taken if ours else kept).append(record)
+        self.waiting = kept
         self._positions |= {record.source: record.offset + 1 for record in taken}
         return taken
 
     def positions(self) -> Mapping[TopicPartition, int]:
-        return self._positions | self.ends
+        return dict.fromkeys(self.assigned, -1) | self._positions | self.ends
 
-    def take_back(self, where: TopicPartition, *, lost: bool) -> None:
-        """A rebalance: the partition goes, and its position with it."""
+    def assign(self, partitions: Collection[TopicPartition]) -> None:
         assert self.listener is not None
-        self.listener.given_up([where], lost)
-        self._positions.pop(where, None)
+        self.assigned |= set(partitions)
+        self.paused |= set(partitions)
+        self.listener.assigned(partitions)
 
-    def pause(self) -> None:
-        self.pauses += not self.paused
-        self.paused = True
+    def take_back(self, *partitions: TopicPartition, lost: bool) -> None:
+        """A rebalance: the partitions go, and their positions with them."""
+        assert self.listener is not None
+        self.listener.given_up(partitions, lost)
+        for where in partitions:
+            self.assigned.discard(where)
+            self._positions.pop(where, None)
 
-    def resume(self) -> None:
-        self.paused = False
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self.paused |= set(partitions)
 
-    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        self.paused -= set(partitions)
+
+    def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         self._answers.append((dict(offsets), self.commit_errors.popleft() if self.commit_errors else None))
 
-    def commit_now(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def commit_now(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         if self.commit_errors:
             raise self.commit_errors.popleft()
-        self.committed |= offsets
+        self.commits |= offsets
+
+    def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int | None, str]]:
+        return {where: self.commits.get(where, (None, "")) for where in partitions}
+
+
+class FakeLog:
+    """Topics that begin at their first record; `parked` lies behind every offset."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self._records = records
+        self.parked: list[Record] = []
+
+    def beginnings(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return {
+            where: min((record.offset for record in self._records if record.source == where), default=0)
+            for where in partitions
+        }
+
+    def tail(self, starts: Mapping[TopicPartition, int]) -> list[Record]:
+        return [record for record in self.parked if record.source in starts and record.offset >= starts[record.source]]
+
+
+class NowCrew:
+    """Runs what it is given at once, in the thread that submits it."""
+
+    def __init__(self, handler: Handler, list_max: int = 500) -> None:
+        self.list_max = list_max
+        self._handler = handler
+        self._done: list[Done] = []
+
+    @property
+    def room(self) -> int:
+        return 0 if self._done else 1
+
+    def submit(self, works: Sequence[Work]) -> None:
+        run = run_batch if self._handler.kind is Kind.BATCH else run_each
+        self._done += run(self._handler.function, works)
+
+    def finished(self, timeout_s: float) -> list[Done]:
+        done, self._done = self._done, []
+        return done
+
+    def recall(self) -> list[Done]:
+        return []
+
+    def close(self) -> None:
+        return None
 
 
 class FakePublisher:
@@ -69,15 +141,17 @@ class FakePublisher:
 
     def __init__(self) -> None:
         self.missing: set[str] = set()
-        self.published: list[tuple[str, bytes | None, bytes, Headers, int | None]] = []
+        self.published: list[tuple[str, bytes | None, bytes | None, Headers, int | None]] = []
         self.fail: Callable[[bytes | None], PipelineError | None] = lambda key: None
-        self._queue: list[tuple[tuple[str, bytes | None, bytes, Headers, int | None], Callable[[Delivery], None]]] = []
+        self._queue: list[
+            tuple[tuple[str, bytes | None, bytes | None, Headers, int | None], Callable[[Delivery], None]]
+        ] = []
 
     def publish(
         self,
         topic: str,
         key: bytes | None,
-        value: bytes,
+        value: bytes | None,
         *,
         headers: Headers = (),
         partition: int | None = None,
@@ -86,7 +160,7 @@ class FakePublisher:
         self._queue.append(((topic, key, value, headers, partition), on_delivery))
 
     def serve(self, timeout_s: float = 0) -> None:
-        return None
+        self.flush()
 
     def is_missing(self, topic: str) -> bool:
         return topic in self.missing
@@ -97,7 +171,8 @@ class FakePublisher:
             error = self.fail(key)
             if error is None:
                 self.published.append(message)
-            on_delivery(Delivery(topic, 0, len(self.published) - 1, key, error))
+            offset = sum(each[0] == topic for each in self.published) - 1
+            on_delivery(Delivery(topic, 0, offset, key, error))
         self._queue.clear()
 
 

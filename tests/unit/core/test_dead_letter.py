@@ -89,7 +89,7 @@ def test_forged_headers_are_replaced_in_the_letter_and_kept_in_the_envelope() ->
         (KeyError("x"), FailureKind.BUG),
     ],
 )
-def test_failure_is_told_by_the_errors_type(error: Exception, kind: FailureKind) -> None:
+def test_failure_is_told_by_the_errors_type(error: BaseException, kind: FailureKind) -> None:
     assert classify(error).kind is kind
 
 

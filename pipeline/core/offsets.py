@@ -1,0 +1,165 @@
+"""One partition's offsets: what was delivered, what of it is done, what may be committed, and what a restart may skip.
+
+The terms: an offset is *open* from its delivery until it is done; *committable* is the first open one, or the next to be
+read when none is. Only offsets that were delivered are tracked, so holes (compaction, markers of transactions, aborted
+records) need no rule of their own. Done offsets above the committable one travel in the commit's metadata (`Note`), bound
+to the offset that is committed with them, so that they are not worked off again.
+"""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+# Kafka's own limit (offset.metadata.max.bytes); a commit with more is refused whole.
+METADATA_BYTES_MAX = 4096
+# What the words around the runs may take, and base64's third.
+_RUNS_BYTES_MAX = (METADATA_BYTES_MAX - 128) * 3 // 4
+# From here on nothing new is read from the partition, so that the runs never have to be cut.
+_CROWDED_BYTES = _RUNS_BYTES_MAX * 3 // 4
+_VERSION = "1"
+
+Run = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is committed beside an offset.
+
+    `done` are runs [first, last) of offsets above it that are done already. `clean` says that the worker stopped in good
+    order; without it the next one takes care. `suspect` is the offset that was in hand in that care, the `tries`th time.
+    """
+
+    clean: bool = True
+    done: tuple[Run, ...] = ()
+    suspect: int | None = None
+    tries: int = 0
+
+    def text(self, offset: int) -> str:
+        """As committed, at most `METADATA_BYTES_MAX` bytes; runs that do not fit are left out, and so done again."""
+        state = "stopped" if self.clean else "running"
+        suspect = "" if self.suspect is None else f"{self.suspect}x{self.tries}"
+        runs = urlsafe_b64encode(_packed(offset, self.done)[:_RUNS_BYTES_MAX]).decode()
+        return ";".join((_VERSION, str(offset), state, suspect, runs))
+
+
+def read_note(text: str | None, offset: int) -> Note:
+    """The note that was committed with `offset`; an empty one where there is none, or it is another's or of another one."""
+    parts = (text or "").split(";")
+    if len(parts) != 5 or parts[0] != _VERSION or parts[1] != str(offset):  # noqa: PLR2004  # as `Note.text` writes
+        return Note()
+    suspect, _, tries = parts[3].partition("x")
+    try:
+        done = tuple(_unpacked(offset, urlsafe_b64decode(parts[4])))
+        return Note(parts[2] == "stopped", done, int(suspect) if suspect else None, int(tries or 0))
+    except (ValueError, NotBase64):
+        return Note()
+
+
+class Progress:
+    """The offsets of one partition from `start` on, of which `done` are done already."""
+
+    def __init__(self, start: int, done: Iterable[Run] = ()) -> None:
+        self._open: dict[int, None] = {}
+        self._next = start
+        self._restored = sorted(run for run in done if run[1] > start)
+
+    def deliver(self, offset: int) -> bool:
+        """Take note of a record that was read; False when it is done already, or was delivered before."""
+        if offset < self._next:
+            return False
+        self._next = offset + 1
+        while self._restored and self._restored[0][1] <= offset:
+            self._restored.pop(0)
+        if self._restored and self._restored[0][0] <= offset:
+            return False
+        self._open[offset] = None
+        return True
+
+    def done(self, offset: int) -> None:
+        """The record of an open offset is settled."""
+        del self._open[offset]
+
+    def reached(self, position: int) -> None:
+        """Nothing was delivered below `position`: markers of transactions, aborted records and holes lie there."""
+        self._next = max(self._next, position)
+
+    @property
+    def committable(self) -> int:
+        """The offset to commit: everything below it is done."""
+        return next(iter(self._open), self._next)
+
+    @property
+    def open(self) -> int:
+        """How many were delivered and are not done."""
+        return len(self._open)
+
+    def ahead(self) -> tuple[Run, ...]:
+        """The runs of done offsets above `committable`."""
+        runs: list[Run] = []
+        at = self.committable
+        for offset in self._open:
+            if offset > at:
+                runs.append((at, offset))
+            at = offset + 1
+        if at < self._next:
+            runs.append((at, self._next))
+        for first, last in self._restored:
+            first = max(first, self._next)  # noqa: PLW2901  # what lies below was counted already
+            if runs and runs[-1][1] == first:
+                runs[-1] = (runs[-1][0], last)
+            elif first < last:
+                runs.append((first, last))
+        return tuple(run for run in runs if run[0] > self.committable)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the runs come near to what the metadata holds: read nothing more until some are closed."""
+        # A run takes two bytes at least, so few open offsets need no closer look.
+        return (
+            len(self._open) * 2 > _CROWDED_BYTES // 2 and len(_packed(self.committable, self.ahead())) > _CROWDED_BYTES
+        )
+
+
+def _packed(offset: int, runs: Iterable[Run]) -> bytes:
+    """Gaps and lengths in turn, each as a varint, as far as whole pairs fit."""
+    packed = bytearray()
+    at = offset
+    for first, last in runs:
+        pair = _varint(first - at) + _varint(last - first)
+        if len(packed) + len(pair) > _RUNS_BYTES_MAX:
+            break
+        packed += pair
+        at = last
+    return bytes(packed)
+
+
+def _unpacked(offset: int, packed: bytes) -> Iterator[Run]:
+    numbers = list(_numbers(packed))
+    if len(numbers) % 2:
+        raise ValueError("a gap without a length")
+    at = offset
+    for gap, length in zip(numbers[::2], numbers[1::2], strict=True):
+        yield at + gap, at + gap + length
+        at += gap + length
+
+
+def _varint(number: int) -> bytes:
+    packed = bytearray()
+    while number > 127:  # noqa: PLR2004  # seven bits a byte
+        packed.append(number & 127 | 128)
+        number >>= 7
+    packed.append(number)
+    return bytes(packed)
+
+
+def _numbers(packed: bytes) -> Iterator[int]:
+    number, shift = 0, 0
+    for byte in packed:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:  # noqa: PLR2004  # the continuation bit
+            yield number
+            number, shift = 0, 0
+    if shift:
+        raise ValueError("a number without an end")

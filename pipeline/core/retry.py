@@ -1,0 +1,169 @@
+"""Retries, decided: when and where a record that failed is tried again, and what travels with it meanwhile.
+
+First in place, its key waiting; then through the retry topics of the group (the tiers, counted from 1, each with one
+delay), one try in each; then it is given up. How often and when it failed first, and why at last, travel in headers that
+are replaced at every hop, never added to.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pipeline.core.failures import Failure
+from pipeline.core.record import Headers, Record
+
+PREFIX = "retry-"
+ERROR_CHARACTERS_MAX = 256
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_NUMBER = re.compile(rb"-?\d{1,19}")
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """Try it again here after `delay_s` seconds; its key waits."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Send it to the retry topic of this tier."""
+
+    tier: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """It failed in every tier: a dead letter."""
+
+
+Decision = InPlace | Park | GiveUp
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`attempts` in place, the first one counted, between which the delay doubles from `backoff_s` to `backoff_max_s`.
+
+    `tiers` are the delays of the retry topics in seconds, growing. All times in seconds.
+    """
+
+    attempts: int = 3
+    backoff_s: float = 0.2
+    backoff_max_s: float = 5.0
+    tiers: tuple[float, ...] = (5.0, 60.0, 600.0)
+
+    def decide(self, tier: int, attempts_here: int, jitter: float, after_s: float | None = None) -> Decision:
+        """What to do with a record of `tier` (0 is the source) that failed `attempts_here` times since it was read.
+
+        `jitter` is a random number in [0, 1): it takes up to half of the delay away, so that what failed together is not
+        tried again together. `after_s` is what the handler asked for: no try comes earlier, as far as the longest tier.
+        """
+        if tier == 0 and attempts_here < self.attempts:
+            delay = min(self.backoff_s * 2 ** (attempts_here - 1), self.backoff_max_s) * (1 - jitter / 2)
+            if after_s is None or after_s <= self.backoff_max_s:
+                return InPlace(max(delay, after_s or 0.0))
+        later = range(tier + 1, len(self.tiers) + 1)
+        if not later:
+            return GiveUp()
+        return Park(next((each for each in later if self.tiers[each - 1] >= (after_s or 0.0)), later[-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """What a parked record carries: where it came from, and what became of it so far. Times are ms since 1970 UTC."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int | None
+    attempts: int = 0
+    first_failed_ms: int | None = None
+    due_ms: int = 0
+    failure: Failure | None = None
+
+    def headers(self, kept: Iterable[tuple[str, bytes | None]]) -> Headers:
+        """The record's own headers without any of these names, then these. Numbers are decimal strings."""
+        told: dict[str, str] = {
+            "topic": self.topic,
+            "partition": str(self.partition),
+            "offset": str(self.offset),
+            "attempts": str(self.attempts),
+            "due-at": str(self.due_ms),
+        }
+        if self.timestamp_ms is not None:
+            told["timestamp"] = str(self.timestamp_ms)
+        if self.first_failed_ms is not None:
+            told["first-failed-at"] = str(self.first_failed_ms)
+        if self.failure is not None:
+            told["reason"] = str(self.failure.kind)
+            told["error-class"] = self.failure.error_class
+            told["error"] = self.failure.message[:ERROR_CHARACTERS_MAX]
+        ours = ((PREFIX + name, text.encode("utf-8", "backslashreplace")) for name, text in told.items())
+        return (*own_headers(kept), *ours)
+
+
+def own_headers(headers: Iterable[tuple[str, bytes | None]]) -> Headers:
+    """A record's headers without those of its retries."""
+    return tuple(each for each in headers if not each[0].startswith(PREFIX))
+
+
+def journey(record: Record) -> Journey:
+    """What a record of a retry topic carries; what is missing or malformed there is as if it came from here, just now."""
+    told = {name.removeprefix(PREFIX): value for name, value in record.headers if name.startswith(PREFIX)}
+
+    def number(name: str) -> int | None:
+        value = told.get(name) or b""
+        return int(value) if _NUMBER.fullmatch(value) else None
+
+    topic, partition, offset = told.get("topic"), number("partition"), number("offset")
+    first, due = number("first-failed-at"), number("due-at")
+    attempts = max(0, number("attempts") or 0)
+    if topic is None or partition is None or offset is None:
+        return Journey(record.topic, record.partition, record.offset, record.timestamp_ms, attempts, first, due or 0)
+    return Journey(topic.decode("utf-8", "replace"), partition, offset, number("timestamp"), attempts, first, due or 0)
+
+
+def original(record: Record, its: Journey) -> Record:
+    """A record of a retry topic as the handler sees it: where it was first, with its own headers and timestamp."""
+    return record._replace(
+        topic=its.topic,
+        partition=its.partition,
+        offset=its.offset,
+        timestamp_ms=its.timestamp_ms,
+        headers=own_headers(record.headers),
+        attempt=its.attempts + 1,
+    )
+
+
+def failed(its: Journey, failure: Failure | None, now_ms: int, due_ms: int, attempts: int) -> Journey:
+    """The journey after another failure (None: it only follows one of its key), to be tried again at `due_ms`."""
+    first = its.first_failed_ms
+    if first is None and failure is not None:
+        first = now_ms
+    return replace(its, attempts=attempts, first_failed_ms=first, due_ms=due_ms, failure=failure or its.failure)
+
+
+def duration(text: str) -> float | None:
+    """Seconds of `5s`, `1m`, `2h` or `1d`; None for anything else."""
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    return int(found[1]) * _UNITS[found[2]] if found else None
+
+
+def short(seconds: float) -> str:
+    """`5s`, `1m`, `10m`: the largest unit that divides it."""
+    whole = int(seconds)
+    unit = next(name for name in ("d", "h", "m", "s") if whole % _UNITS[name] == 0)
+    return f"{whole // _UNITS[unit]}{unit}"
+
+
+def topic_name(source: str, group: str, delay_s: float) -> str:
+    """The retry topic of a group for one delay: `orders.v1.orders-workers.retry-5s`."""
+    return f"{source}.{group}.retry-{short(delay_s)}"
+
+
+def first_tier(source: str, group: str, topics: Iterable[str]) -> str | None:
+    """Of these topics the group's retry topic with the shortest delay; None when it has none."""
+    prefix = topic_name(source, group, 1).removesuffix("1s")
+    delays = {duration(name.removeprefix(prefix)): name for name in topics if name.startswith(prefix)}
+    known = [each for each in delays if each is not None]
+    return delays[min(known)] if known else None

@@ -1,0 +1,299 @@
+"""The hands that run handlers, away from the thread that polls: threads for plain functions, one event loop for async ones.
+
+A crew takes works that may run now, in lists that one hand works off in order, and gives each back exactly once. It knows
+neither offsets nor retries: whether a failure stops the list or only the failed one's lane, `core.failures` says.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Protocol
+
+from pipeline.core.failures import DATA_AT_FAULT, STOPS_ALL, classify
+from pipeline.core.record import Record
+from pipeline.stages.handlers import Handler, Kind
+
+BATCH_RECORDS_MAX = 500
+_LEAVE_S = 1.0
+
+
+class Work(Protocol):
+    """A record in hand, with its event and the lane that it must not overtake in."""
+
+    record: Record
+    event: Any
+    lane: Any
+
+
+class Done(NamedTuple):
+    """What became of one work: handled (`error` None), failed, or, where `ran` is false, never given to the handler."""
+
+    work: Any
+    error: BaseException | None = None
+    ran: bool = True
+
+
+class Crew(Protocol):
+    """`room` says how many more lists it takes, `list_max` how long each may be."""
+
+    list_max: int
+
+    @property
+    def room(self) -> int: ...
+
+    def submit(self, works: Sequence[Work]) -> None: ...
+
+    def finished(self, timeout_s: float) -> list[Done]: ...
+
+    def recall(self) -> list[Done]: ...
+
+    def close(self) -> None: ...
+
+
+def crew_for(handler: Handler, concurrency: int) -> Crew:
+    """The crew that fits the handler's kind, with so many hands."""
+    if handler.kind is Kind.ASYNC:
+        return LoopCrew(handler.function, concurrency)
+    if handler.kind is Kind.BATCH:
+        return ThreadCrew(lambda works: run_batch(handler.function, works), concurrency, BATCH_RECORDS_MAX)
+    # One hand alone loses nothing by taking many at once, and saves a hand-over for each.
+    many = BATCH_RECORDS_MAX if concurrency == 1 else 1
+    return ThreadCrew(lambda works: run_each(handler.function, works), concurrency, many)
+
+
+class _Finished:
+    """What comes back, for the one thread that asks."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[list[Done]] = SimpleQueue()
+        self.put = self._queue.put
+
+    def take(self, timeout_s: float) -> list[Done]:
+        """All there is; waits up to `timeout_s` seconds for the first."""
+        found: list[Done] = []
+        try:
+            found += self._queue.get(timeout=timeout_s) if timeout_s > 0 else self._queue.get_nowait()
+            while True:
+                found += self._queue.get_nowait()
+        except Empty:
+            return found
+
+
+class ThreadCrew:
+    """`hands` threads; `run` works one list off. The threads end with the process, whatever a handler does."""
+
+    def __init__(self, run: Callable[[Sequence[Work]], list[Done]], hands: int, list_max: int) -> None:
+        self.list_max = list_max
+        self._run = run
+        # Lists of one are short: one more for each hand is at the door, so that none waits for the next.
+        self._lists_max = hands if list_max > 1 else 2 * hands
+        self._lists = 0
+        self._todo: deque[Sequence[Work]] = deque()
+        self._tickets: SimpleQueue[bool] = SimpleQueue()
+        self._finished = _Finished()
+        self._threads = [threading.Thread(target=self._hand, name=f"hand-{n}", daemon=True) for n in range(hands)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def room(self) -> int:
+        """How many more lists may be submitted."""
+        return self._lists_max - self._lists
+
+    def submit(self, works: Sequence[Work]) -> None:
+        """Have this list worked off, in its order."""
+        self._lists += 1
+        self._todo.append(works)
+        self._tickets.put(True)
+
+    def finished(self, timeout_s: float) -> list[Done]:
+        """What is done since the last call; waits up to `timeout_s` seconds for the first."""
+        done = self._finished.take(timeout_s)
+        self._lists -= sum(each.work is _END for each in done)
+        return [each for each in done if each.work is not _END]
+
+    def recall(self) -> list[Done]:
+        """What nobody has begun comes back, not run."""
+        recalled: list[Done] = []
+        while True:
+            try:
+                works = self._todo.popleft()
+            except IndexError:
+                return recalled
+            self._lists -= 1
+            recalled += [Done(work, ran=False) for work in works]
+
+    def close(self) -> None:
+        """Let the hands go; one that is in a handler still is not waited for long."""
+        for _ in self._threads:
+            self._tickets.put(False)
+        deadline = time.monotonic() + _LEAVE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _hand(self) -> None:
+        while self._tickets.get():
+            try:
+                works = self._todo.popleft()
+            except IndexError:
+                continue  # recalled
+            self._finished.put([*self._run(works), Done(_END)])
+
+
+_END: Any = object()
+
+
+class LoopCrew:
+    """One event loop in a thread of its own, with up to `hands` coroutines of `function` running."""
+
+    list_max = 1
+
+    def __init__(self, function: Callable[[Any, Record], Coroutine[Any, Any, object]], hands: int) -> None:
+        self._function = function
+        self._hands = hands
+        self._running = 0
+        self._in = 0
+        self._todo: deque[Work] = deque()
+        self._arrived: deque[Work] = deque()
+        self._awake = False
+        self._finished = _Finished()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="handlers", daemon=True)
+        self._thread.start()
+
+    @property
+    def room(self) -> int:
+        """How many more may be submitted: as many again as run are at the door."""
+        return 2 * self._hands - self._in
+
+    def submit(self, works: Sequence[Work]) -> None:
+        """Have these handled, side by side."""
+        self._in += len(works)
+        self._todo.extend(works)
+        if not self._awake:
+            # One wake-up for all that is submitted until the loop looks.
+            self._awake = True
+            self._loop.call_soon_threadsafe(self._begin)
+
+    def finished(self, timeout_s: float) -> list[Done]:
+        """What is done since the last call; waits up to `timeout_s` seconds for the first."""
+        done = self._finished.take(timeout_s)
+        self._in -= len(done)
+        return done
+
+    def recall(self) -> list[Done]:
+        """What nobody has begun comes back, not run."""
+        recalled: list[Done] = []
+        while True:
+            try:
+                recalled.append(Done(self._todo.popleft(), ran=False))
+            except IndexError:
+                self._in -= len(recalled)
+                return recalled
+
+    def close(self) -> None:
+        """Cancel what runs still, and end the loop."""
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(_LEAVE_S)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def _begin(self) -> None:
+        self._awake = False
+        while self._todo and self._running < self._hands:
+            self._running += 1
+            task = self._loop.create_task(self._hand())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _hand(self) -> None:
+        """Work off one after the other as long as something is at the door."""
+        try:
+            while True:
+                try:
+                    work = self._todo.popleft()
+                except IndexError:
+                    return
+                try:
+                    await self._function(work.event, work.record)
+                except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
+                    self._finished.put([Done(work, error)])
+                    if (task := asyncio.current_task()) and task.cancelling():
+                        return
+                else:
+                    self._finished.put([Done(work)])
+        finally:
+            self._running -= 1
+
+    def _stop(self) -> None:
+        waiting = [task for task in self._tasks if not task.done()]
+        for task in waiting:
+            task.cancel()
+        ended = asyncio.gather(*waiting, return_exceptions=True)
+        ended.add_done_callback(lambda _: self._loop.stop())
+
+
+def run_each(function: Callable[[Any, Record], object], works: Iterable[Work]) -> list[Done]:
+    """One after the other: what the environment or a bug stops ends the list, other failures only their own lane."""
+    done: list[Done] = []
+    stopped = False
+    blocked: set[Any] = set()
+    for work in works:
+        if stopped or (blocked and work.lane in blocked):
+            done.append(Done(work, ran=False))
+            continue
+        try:
+            function(work.event, work.record)
+        except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
+            done.append(Done(work, error))
+            kind = classify(error).kind
+            stopped = kind in STOPS_ALL
+            if kind not in DATA_AT_FAULT:
+                blocked.add(work.lane)
+        else:
+            done.append(Done(work))
+    return done
+
+
+def run_batch(function: Callable[[list[tuple[Any, Record]]], Any], works: Sequence[Work]) -> list[Done]:
+    """Call it on all; where it fails, halve until the ones at fault are found. Order is kept.
+
+    A handler that names what it rejects (it returns pairs of record and exception) is spared the halving.
+    """
+    done: list[Done] = []
+    stopped: list[bool] = []
+    blocked: set[Any] = set()
+
+    def call(part: Sequence[Work]) -> None:
+        free = [] if stopped else [work for work in part if work.lane not in blocked]
+        if len(free) < len(part):
+            done.extend(Done(work, ran=False) for work in part if stopped or work.lane in blocked)
+        if not free:
+            return
+        try:
+            rejected = {id(record): error for record, error in function([(it.event, it.record) for it in free]) or ()}
+        except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
+            kind = classify(error).kind
+            if kind in STOPS_ALL:
+                stopped.append(True)
+                done.extend(Done(work, error if work is free[0] else None, work is free[0]) for work in free)
+            elif len(free) == 1:
+                done.append(Done(free[0], error))
+                if kind not in DATA_AT_FAULT:
+                    blocked.add(free[0].lane)
+            else:
+                call(free[: len(free) // 2])
+                call(free[len(free) // 2 :])
+        else:
+            done.extend(Done(work, rejected.get(id(work.record))) for work in free)
+
+    call(works)
+    return done
