@@ -86,7 +86,11 @@ def test_forged_headers_are_replaced_in_the_letter_and_kept_in_the_envelope() ->
         (RegistryUnavailable("x"), FailureKind.UNAVAILABLE),
         (SinkUnavailable("x"), FailureKind.UNAVAILABLE),
         (BrokerUnavailable("x"), FailureKind.UNAVAILABLE),
-        (KeyError("x"), FailureKind.BUG),
+        (KeyError("x"), FailureKind.TRANSIENT),
+        (Retry("x"), FailureKind.TRANSIENT),
+        (TypeError("x"), FailureKind.BUG),
+        (HandlerFailed("x"), FailureKind.BUG),
+        (SystemExit(), FailureKind.BUG),
     ],
 )
 def test_failure_is_told_by_the_errors_type(error: BaseException, kind: FailureKind) -> None:
