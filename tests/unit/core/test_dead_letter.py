@@ -11,9 +11,11 @@ from pipeline.core.failures import ERROR_CHARACTERS_MAX, Failure, FailureKind, c
 from pipeline.core.record import Record
 from pipeline.errors import (
     BrokerUnavailable,
+    HandlerFailed,
     Invalid,
     RegistryUnavailable,
     Reject,
+    Retry,
     SchemaUnknown,
     SinkRefused,
     SinkUnavailable,
