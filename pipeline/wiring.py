@@ -155,7 +155,7 @@ def consume(
 
         yield Consume(
             source=join,
-            log=TopicLog(properties, cluster(settings)),
+            log=TopicLog(properties, lambda: cluster(settings)),
             topics=topics,
             decoder=reader,
             handler=work,

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -170,6 +171,20 @@ class Pipe:
     def records(self, topic: str) -> list[Record]:
         """All that lies in a topic now."""
         return list(read_all(self.properties | {"enable.partition.eof": True}, topic, self.cluster.end_offsets(topic)))
+
+    def end_of(self, topic: str) -> int:
+        """How many offsets a topic has."""
+        return sum(self.cluster.end_offsets(topic).values())
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What the store answers; nothing before its table is there."""
+        connection = sqlite3.connect(self.store)
+        try:
+            return connection.execute(query).fetchall()
+        except sqlite3.OperationalError:
+            return []
+        finally:
+            connection.close()
 
     def lag(self) -> int:
         return sum(self.cluster.lag(self.group, self.topic).values())
