@@ -30,6 +30,7 @@ from pipeline.errors import (
     NotTogether,
     PipelineError,
     RecordError,
+    Retry,
     SchemaPending,
     Unavailable,
 )
@@ -100,6 +101,11 @@ class Work:
     due: float = 0.0
     waited: bool = False
     away: bool = False
+
+    @property
+    def attempts(self) -> int:
+        """How often it failed so far."""
+        return self.here + (self.its.attempts if self.its else 0)
 
     @property
     def size(self) -> int:
@@ -373,9 +379,8 @@ class Consume:
             return _Next.WAIT
         if work.waited:
             self._registry_outage.end()
-        if work.here or work.its:
-            attempts = (work.its.attempts if work.its else 0) + work.here
-            work.record = work.record._replace(attempt=attempts + 1)
+        if work.attempts + 1 != work.record.attempt:
+            work.record = work.record._replace(attempt=work.attempts + 1)
         return _Next.RUN
 
     def _name(self, work: Work) -> "_Next | None":
@@ -444,15 +449,14 @@ class Consume:
             self._broken = error if isinstance(error, HandlerFailed) else self._bug(error, work.record)
             return _Next.WAIT
         work.here += 1
-        tier = work.stream.tier
-        decision = self._policy.decide(tier, work.here, self._jitter(), getattr(error, "after", None))
+        after_s = error.after if isinstance(error, Retry) else None
+        decision = self._policy.decide(work.stream.tier, work.attempts, self._jitter(), after_s)
         if isinstance(decision, InPlace):
             work.due = self._clock() + decision.delay_s
             return _Next.WAIT
         if isinstance(decision, GiveUp):
-            attempts = (work.its.attempts if work.its else 0) + work.here
             self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
-            self._give_up(work, exhausted(failure, attempts), keep_lane=True)
+            self._give_up(work, exhausted(failure, work.attempts), keep_lane=True)
         else:
             self._park(work, decision.tier, failure)
         return _Next.AWAY
@@ -493,7 +497,7 @@ class Consume:
         record, now_ms = work.record, self._now_ms()
         its = work.its or Journey(record.topic, record.partition, record.offset, record.timestamp_ms)
         due_ms = now_ms + int(self._policy.tiers[tier - 1] * 1000) if failure is not None else now_ms
-        travelled = failed(its, failure, now_ms, due_ms, its.attempts + work.here)
+        travelled = failed(its, failure, now_ms, due_ms, work.attempts)
 
         def acknowledged(offset: int) -> None:
             work.stream.shard.fence.park(tier, offset, record.key)

@@ -223,3 +223,9 @@ def pipe(bare_pipe: Pipe) -> Pipe:
     bare_pipe.create_topics()
     bare_pipe.register_schemas()
     return bare_pipe
+
+
+@pytest.fixture(params=["classic", pytest.param("consumer", marks=pytest.mark.kip848)])
+def protocol(request: pytest.FixtureRequest) -> str:
+    """The group protocol: classic, and KIP-848's."""
+    return str(request.param)
