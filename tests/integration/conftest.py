@@ -15,9 +15,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.core.offsets import read_note
 from pipeline.core.record import Record
 from pipeline.core.topic_file import Declared
 from pipeline.kafka.admin import Cluster
@@ -175,6 +176,15 @@ class Pipe:
     def end_of(self, topic: str) -> int:
         """How many offsets a topic has."""
         return sum(self.cluster.end_offsets(topic).values())
+
+    def done_ahead(self, partition: int) -> int:
+        """How many records above the committed offset are done, says the commit's metadata."""
+        consumer = Consumer(self.properties | {"group.id": self.group})
+        try:
+            [it] = consumer.committed([TopicPartition(self.topic, partition)], timeout=10)
+        finally:
+            consumer.close()
+        return sum(last - first for first, last in read_note(it.metadata, it.offset).done)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What the store answers; nothing before its table is there."""
