@@ -109,6 +109,7 @@ class Pipe:
             "PIPELINE_KAFKA__TOPIC": self.topic,
             "PIPELINE_KAFKA__DEAD_LETTER_TOPIC": self.dead_letter_topic,
             "PIPELINE_KAFKA__CONSUMER_GROUP": self.group,
+            "PIPELINE_KAFKA__GROUP_PROTOCOL": os.environ.get("TEST_GROUP_PROTOCOL", "classic"),
             "PIPELINE_REGISTRY__URL": self.registry_url,
             "PIPELINE_SCHEMAS__DIR": str(self.schemas),
             "PIPELINE_STORE__URL": f"sqlite:///{self.store}",

@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 from pipeline.core.retry import topic_name
 from pipeline.kafka.registry import Registry
 from pipeline.serde.avro import AvroWriter
-from tests.integration.conftest import ROOT, Pipe, order, wait_until
+from tests.integration.conftest import ROOT, Pipe, Process, order, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -85,9 +85,17 @@ def effects(pipe: Pipe) -> dict[str, list[int]]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("rounds", [3, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("members", "rounds"),
+    [
+        ("dynamic", 3),
+        pytest.param("static", 3, marks=pytest.mark.long),
+        pytest.param("dynamic", 12, marks=pytest.mark.long),
+        pytest.param("static", 12, marks=pytest.mark.long),
+    ],
+)
 def test_members_join_leave_and_die_while_records_fail_and_every_key_keeps_its_order(
-    pipe: Pipe, protocol: str, rounds: int
+    pipe: Pipe, protocol: str, members: str, rounds: int
 ) -> None:
     (pipe.home / "shop.py").write_text(SHOP)
     pipe.env |= {
@@ -102,15 +110,16 @@ def test_members_join_leave_and_die_while_records_fail_and_every_key_keeps_its_o
         }
     chance = random.Random(20260104)
 
-    def start():
-        worker = pipe.start("consume", "--handler", "shop:flaky", "--concurrency", "32")
+    def start(name: str) -> tuple[str, Process]:
+        named = ["--instance", name] if members == "static" else []
+        worker = pipe.start("consume", "--handler", "shop:flaky", "--concurrency", "32", *named)
         worker.wait_for_line("assigned")
-        return worker
+        return name, worker
 
-    workers = [start() for _ in range(3)]
+    workers = [start(f"worker-{number}") for number in range(3)]
     with feeding(pipe) as counts:
         for number in range(rounds):
-            going = workers.pop(chance.randrange(len(workers)))
+            name, going = workers.pop(chance.randrange(len(workers)))
             size = (pipe.home / "effects.txt").stat().st_size if (pipe.home / "effects.txt").exists() else 0
             if number < 2:
                 going.popen.kill()
@@ -118,7 +127,7 @@ def test_members_join_leave_and_die_while_records_fail_and_every_key_keeps_its_o
             else:
                 ended = going.end()
                 assert ended.code == 0, ended.stderr
-            workers.append(start())
+            workers.append(start(name))
             wait_until(lambda: (pipe.home / "effects.txt").stat().st_size > size + 10_000, "orders flow on")  # noqa: B023
     expected = {f"k{key}": list(range(count)) for key, count in enumerate(counts)}
     total = sum(counts)
@@ -134,6 +143,6 @@ def test_members_join_leave_and_die_while_records_fail_and_every_key_keeps_its_o
     )
     assert effects(pipe) == expected
     assert pipe.end_of(tiers[0]) > 0, "some went the long way"
-    for worker in workers:
+    for _, worker in workers:
         ended = worker.end()
         assert ended.code == 0, ended.stderr
