@@ -364,7 +364,9 @@ class Consume:
         try:
             work.event = self._handler.event(self._decoder.decode(work.record.value))
         except RecordError as error:
-            self._give_up(work, classify(error))
+            failure = classify(error)
+            self.failures[failure.kind] += 1
+            self._give_up(work, failure)
             return _Next.GONE
         except SchemaPending as error:
             self._warn_of_grace(error)
@@ -389,6 +391,7 @@ class Consume:
         tries = stream.note.tries if stream.note.suspect == work.offset else 0
         if tries + 1 >= self._crash_limit:
             # Those tries, and the death before anybody took care.
+            self.failures[FailureKind.CRASH_LOOP] += 1
             self._give_up(work, crash_loop(tries + 1))
             return _Next.GONE
         stream.note = Note(clean=False, suspect=work.offset, tries=tries + 1)
@@ -716,6 +719,23 @@ class Consume:
             stream.holds.discard(reason)
         if freed:
             self._source.resume([stream.where for stream in freed])
+
+    def outcomes(self) -> dict[str, int]:
+        """Settled records, by what became of them."""
+        it = self.totals
+        return {"handled": it.handled, "dead_lettered": it.dead_lettered, "parked": it.parked}
+
+    def failures_by_kind(self) -> dict[str, int]:
+        """Every failure so far, by its class; classes that did not occur count zero."""
+        return {str(kind): self.failures[kind] for kind in FailureKind}
+
+    def gauges(self) -> dict[str, float]:
+        """How it stands now. Asked by another thread: each number is right for some moment."""
+        shards = {stream.shard for stream in list(self._partitions.open.values())}
+        return {
+            "in_flight_records": len(self._lanes) + self._lanes.in_hand,
+            "parked_records": sum(len(shard.fence) for shard in shards),
+        }
 
     def counts(self) -> tuple[int, str]:
         """How many were consumed, and what became of them, in words."""

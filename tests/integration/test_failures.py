@@ -1,5 +1,8 @@
 """Slow handlers, records that kill, retries seen from outside: the worker as a user runs it. Twins on fakes: tests/stages."""
 
+import socket
+
+import httpx
 import pytest
 
 from pipeline.core.retry import topic_name
@@ -156,3 +159,36 @@ def test_done_ahead_of_a_slow_record_is_not_repeated_after_a_kill(shop: Pipe) ->
     again = shop.run("consume", "--handler", "shop:slow", "--until-end", "--json")
     assert (again.code, again.json["handled"]) == (0, 1), again.stderr
     assert sorted(noted(shop)) == sorted(["begun A-0"] * 2 + [f"A-{n}" for n in range(60)])
+
+
+def test_every_class_of_failure_has_its_own_metric(shop: Pipe) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shop.env |= {"PIPELINE_RETRY__TIERS": "60s", "PIPELINE_RETRY__ATTEMPTS": "1", "PIPELINE_METRICS__PORT": str(port)}
+    shop.produce([order(n) for n in range(5)])
+    worker = start(shop, "stubborn")
+    expected = {
+        'pipeline_records_total{group="%s",outcome="handled",topic="%s"}': "4.0",
+        'pipeline_records_total{group="%s",outcome="parked",topic="%s"}': "1.0",
+        'pipeline_failures_total{group="%s",kind="transient",topic="%s"}': "1.0",
+        'pipeline_failures_total{group="%s",kind="undecodable",topic="%s"}': "0.0",
+        'pipeline_parked_records{group="%s",topic="%s"}': "1.0",
+    }
+
+    def there() -> bool:
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        except httpx.TransportError:
+            return False
+        lines = dict(line.rsplit(" ", 1) for line in answer.splitlines() if not line.startswith("#"))
+        return all(lines.get(name % (shop.group, shop.topic)) == value for name, value in expected.items())
+
+    wait_until(there, "the metrics")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        shop.env["PIPELINE_METRICS__PORT"] = str(taken.getsockname()[1])
+        refused = shop.run("consume", "--until-end")
+    assert (refused.code, "metrics.port" in refused.stderr) == (2, True), refused.stderr
+    assert worker.end().code == 0
