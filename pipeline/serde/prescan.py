@@ -20,6 +20,8 @@ Scan = Callable[[bytes, int], None]
 _LONG_BYTES = 10
 _INT_BYTES = 5
 _FIXED = {"float": 4, "double": 8}
+# Python compiles no more than 20 loops within each other; each array or map is two.
+_INLINE_DEPTH = 8
 
 
 def compile_scan(schema: Json) -> Scan:
@@ -93,8 +95,12 @@ class _Source:
         name = self._functions.get(record["name"])
         if name is None:
             body = [line for field in record["fields"] for line in self._datum(field["type"], 1)]
-            name = self._functions[record["name"]] = f"record_{len(self._functions)}"
-            self._lines += [f"def {name}(b, p, n):", *body, "    return p"]
+            name = self._functions[record["name"]] = self._define(body)
+        return name
+
+    def _define(self, body: list[str]) -> str:
+        name = f"part_{len(self._lines)}"
+        self._lines += [f"def {name}(b, p, n):", *body, "    return p"]
         return name
 
     def _length(self, depth: int) -> list[str]:
@@ -116,6 +122,8 @@ class _Source:
 
     def _blocks(self, it: dict[str, Json], depth: int) -> list[str]:
         tab, inner = "    " * depth, "    " * (depth + 2)
+        if depth > _INLINE_DEPTH:
+            return [f"{tab}p = {self._define(self._blocks(it, 1))}(b, p, n)"]
         keys = f"k{depth}"
         lines = [f"{tab}{keys} = set()"] if it["type"] == "map" else []
         lines += [f"{tab}while True:", f"{tab}    x, p = count(b, p, n)", f"{tab}    if not x: break"]

@@ -149,6 +149,21 @@ def test_block_with_its_size_is_read_as_avro_says() -> None:
     compile_scan(ARRAY)(b"\x03\x04\x02\x04\x00", 0)
 
 
+@pytest.mark.parametrize(("kind", "inner", "key"), [("array", "items", b""), ("map", "values", b"\x00")])
+def test_types_nested_as_deep_as_a_schema_may_be_are_walked(kind: str, inner: str, key: bytes) -> None:
+    """Python compiles twenty loops within each other at most, and a hundred indentations."""
+    deep: Any = "int"
+    value = b"\x02"
+    for _ in range(49):
+        deep = {"type": kind, inner: ["null", deep]}
+        value = b"\x02" + key + b"\x02" + value + b"\x00"
+    for_fastavro(record(a=deep))
+    scan = compile_scan(record(a=deep))
+    scan(value, 0)
+    with pytest.raises(Undecodable):
+        scan(value[:-1], 0)
+
+
 def test_type_used_in_many_places_is_compiled_once() -> None:
     """Each of forty records holds the next one twice: written in line, that would be a trillion lines."""
     schema: Any = {"type": "record", "name": "R40", "fields": [{"name": "x", "type": "int"}]}
