@@ -6,6 +6,7 @@ from typing import Any
 
 import fastavro
 
+from pipeline.core.failures import ERROR_CHARACTERS_MAX
 from pipeline.errors import Invalid, Undecodable
 from pipeline.serde import schema_files, wire
 from pipeline.serde.fastavro_schema import for_fastavro
@@ -38,13 +39,14 @@ class AvroReader:
     """Reads framed data of any schema a writer registered, as the one reader schema sees them.
 
     `schema_by_id` gives the text of the writer schema of an id; what it raises (`SchemaUnknown`, `RegistryUnavailable`)
-    passes through. Each id is asked for once.
+    passes through. Each id is asked for once, whether its schema can be read or not.
     """
 
     def __init__(self, reader_schema: Mapping[str, Any], schema_by_id: Callable[[int], str]) -> None:
         self._reader: Any = for_fastavro(dict(reader_schema))
         self._schema_by_id = schema_by_id
         self._resolutions: dict[int, tuple[Scan, Any, Any]] = {}
+        self._refusals: dict[int, str] = {}
 
     def decode(self, value: bytes | None) -> Datum:
         """The datum; `Undecodable` when the bytes are not exactly one datum of the schema that they name."""
@@ -63,20 +65,40 @@ class AvroReader:
 
     def _resolution(self, schema_id: int) -> tuple[Scan, Any, Any]:
         """The scan of an id's schema, that schema, and ours where they differ: equal ones need no resolution."""
-        text = self._schema_by_id(schema_id)
+        if schema_id not in self._refusals:
+            text = self._schema_by_id(schema_id)
+            try:
+                found = self._resolutions[schema_id] = self._resolved(schema_id, text)
+            except Undecodable as error:
+                # Kept, because it may take seconds to find out, and the next record names the same schema.
+                self._refusals[schema_id] = str(error)[:ERROR_CHARACTERS_MAX]
+            else:
+                return found
+        raise Undecodable(self._refusals[schema_id])
+
+    def _resolved(self, schema_id: int, text: str) -> tuple[Scan, Any, Any]:
+        if len(text) > schema_files.MAX_BYTES:
+            # No schema file is so large; one of 6 MB takes half a minute and 4 GB to get ready for.
+            raise Undecodable(f"Schema {schema_id} has {len(text)} characters, more than {schema_files.MAX_BYTES}.")
         try:
-            writer: Any = for_fastavro(schema_files.parse(text))
+            schema = schema_files.parse(text)
+            writer: Any = for_fastavro(schema)
         except Exception as error:
-            raise Undecodable(
-                f"Schema {schema_id} is no Avro schema that can be read safely: {_words(error)}"
-            ) from error
+            raise _unreadable(schema_id, error) from error
         if not isinstance(writer, dict) or writer["type"] != "record" or writer["name"] not in _names(self._reader):
             # Without this, a record of another type with fields of the same shape would decode silently.
             name = writer.get("name", text) if isinstance(writer, dict) else text
             raise Undecodable(f"Schema {schema_id} is {name}, not {self._reader['name']}.")
-        scan = compile_scan(schema_files.parse(text))
-        self._resolutions[schema_id] = (scan, writer, None if writer == self._reader else self._reader)
-        return self._resolutions[schema_id]
+        try:
+            scan = compile_scan(schema)
+        except Exception as error:
+            # What is sound may still be too much for Python's compiler: RecursionError, MemoryError.
+            raise _unreadable(schema_id, error) from error
+        return scan, writer, None if writer == self._reader else self._reader
+
+
+def _unreadable(schema_id: int, error: Exception) -> Undecodable:
+    return Undecodable(f"Schema {schema_id} is no Avro schema that can be read safely: {_words(error)}")
 
 
 def _names(schema: Mapping[str, Any]) -> set[str]:

@@ -132,6 +132,37 @@ def test_schema_that_is_no_record_is_refused() -> None:
         AvroReader(SCHEMA, lambda schema_id: '{"type": "nonsense"}').decode(b"\x00\x00\x00\x00\x01\x02a")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a":' * 5000 + "1" + "}" * 5000, "nested too deeply"),
+        (TEXT.replace('"string"', '{"type": "array", "items": ' * 5000 + '"string"' + "}" * 5000, 1), "nested too"),
+        (json.dumps(SCHEMA | {"doc": "x" * 5_000_000}), "more than 1048576"),
+        (TEXT.replace('"string"', '["null", "shop.Money"]', 1), "unknown-type: shop.Money"),
+        (
+            TEXT.replace('"string"', json.dumps([{"type": "fixed", "name": f"F{n}", "size": 1} for n in range(3000)]), 1),
+            "RecursionError",
+        ),
+    ],
+    ids=[
+        "B33-json-nested-5000-deep", "B33-type-nested-5000-deep", "B34-schema-of-5-MB",
+        "B35-reference-that-is-not-resolved", "more-branches-than-python-compiles",
+    ],
+)  # fmt: skip
+def test_schema_that_cannot_be_read_is_no_crash_and_is_asked_for_once(text: str, says: str) -> None:
+    asked: list[int] = []
+
+    def schema_by_id(schema_id: int) -> str:
+        asked.append(schema_id)
+        return text
+
+    it = AvroReader(SCHEMA, schema_by_id)
+    for _ in range(2):
+        with pytest.raises(Undecodable, match=says):
+            it.decode(b"\x00\x00\x00\x00\x01\x02a")
+    assert asked == [1]
+
+
 def test_old_records_are_read_with_the_new_fields_default() -> None:
     grown = SCHEMA | {"fields": [*SCHEMA["fields"], {"name": "channel", "type": "string", "default": "web"}]}
     value = AvroWriter(SCHEMA, 1).encode(ORDER)
