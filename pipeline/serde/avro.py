@@ -5,6 +5,7 @@ from io import BytesIO
 from typing import Any
 
 import fastavro
+from fastavro.validation import ValidationError, validate
 
 from pipeline.core.failures import ERROR_CHARACTERS_MAX
 from pipeline.errors import Invalid, Undecodable
@@ -24,11 +25,15 @@ class AvroWriter:
         self.schema_id = schema_id
 
     def encode(self, datum: Mapping[str, Any]) -> bytes:
-        """The framed bytes; `Invalid` when the datum does not fit the schema (a number is never rounded to fit)."""
+        """The framed bytes; `Invalid` when the datum does not fit the schema: no number is rounded, no field left out."""
         out = BytesIO()
         out.write(self._header)
         try:
-            fastavro.schemaless_writer(out, self._schema, datum)
+            fastavro.schemaless_writer(out, self._schema, datum, strict_allow_default=True)
+            # It wrote 1.5 and True as the int 1, and an int of more than 32 bits as no reader takes it.
+            validate(datum, self._schema)
+        except ValidationError as error:
+            raise Invalid(f"The datum does not fit its schema: {_misfits(error)}") from error
         except Exception as error:
             # fastavro reports a datum that does not fit by ValueError, TypeError, KeyError, OverflowError, ...
             raise Invalid(f"The datum does not fit its schema: {error}") from error
@@ -99,6 +104,14 @@ class AvroReader:
 
 def _unreadable(schema_id: int, error: Exception) -> Undecodable:
     return Undecodable(f"Schema {schema_id} is no Avro schema that can be read safely: {_words(error)}")
+
+
+def _misfits(error: ValidationError) -> str:
+    """Which field is of a wrong type, without its value: it may be personal."""
+    return "; ".join(
+        f"{one.field}: this {type(one.datum).__name__} is no {one.schema['type'] if isinstance(one.schema, dict) else one.schema}"
+        for one in error.errors
+    )
 
 
 def _names(schema: Mapping[str, Any]) -> set[str]:

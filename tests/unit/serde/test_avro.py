@@ -93,6 +93,48 @@ def test_datum_that_does_not_fit_is_refused_and_never_rounded(change: dict[str, 
         RegisteredAvroSerializer(writer)(ORDER | change, CONTEXT)
 
 
+NUMBERS = {
+    "type": "record",
+    "name": "Numbers",
+    "fields": [
+        {"name": "small", "type": "int"},
+        {"name": "maybe", "type": ["null", "int"], "default": None},
+        {"name": "price", "type": "double", "default": 1.5},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}, "default": 0},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("datum", "says"),
+    [
+        ({"small": 2**31}, "Numbers.small: this int is no int"),
+        ({"small": -(2**31) - 1}, "Numbers.small: this int is no int"),
+        ({"small": 1, "maybe": 2**31}, "maybe"),
+        ({"small": 1.5}, "Numbers.small: this float is no int"),
+        ({"small": 1, "at": 1.5}, "Numbers.at: this float is no long"),
+        ({"small": True}, "Numbers.small: this bool is no int"),
+        ({"small": 1, "price": True}, "Numbers.price: this bool is no double"),
+        ({"small": 1, "extra": 2}, "extra"),
+        ({"maybe": 1}, "small"),
+    ],
+    ids=[
+        "B53-int-of-33-bits", "B53-int-below-32-bits", "B53-int-of-33-bits-in-a-union", "B54-half-for-an-int",
+        "B54-half-a-millisecond", "B54-boolean-for-an-int", "B54-boolean-for-a-double", "B55-field-too-many",
+        "B56-field-missing",
+    ],
+)  # fmt: skip
+def test_what_would_be_written_as_something_else_is_refused(datum: dict[str, Any], says: str) -> None:
+    with pytest.raises(Invalid, match=says):
+        AvroWriter(NUMBERS, 1).encode(datum)
+
+
+def test_fields_with_a_default_may_be_left_out_and_whole_numbers_be_written_as_floating_ones() -> None:
+    it = reader(NUMBERS, NUMBERS)
+    read = it.decode(AvroWriter(NUMBERS, 1).encode({"small": 2**31 - 1, "price": 2}))
+    assert (read["small"], read["maybe"], read["price"]) == (2**31 - 1, None, 2.0)
+
+
 def test_trailing_bytes_after_a_datum_are_refused() -> None:
     value = AvroWriter(SCHEMA, 1).encode(ORDER)
     with pytest.raises(Undecodable, match="1 bytes are left over"):
