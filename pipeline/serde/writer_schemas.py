@@ -8,6 +8,7 @@ registry call each.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.errors import SchemaPending, SchemaUnknown
 
@@ -24,7 +25,7 @@ class WriterSchemas:
         self._ask = ask
         self._clock = clock
         self._first_seen: OrderedDict[int, float] = OrderedDict()
-        self._unknown_until: OrderedDict[int, float] = OrderedDict()
+        self._unknown_until: OrderedDict[int, tuple[float, str]] = OrderedDict()
 
     def __call__(self, schema_id: int) -> str:
         """The schema's text.
@@ -33,8 +34,9 @@ class WriterSchemas:
         dead letter) after it, for `FORGET_S` seconds without asking again.
         """
         now = self._clock()
-        if now < self._unknown_until.get(schema_id, now):
-            raise _unknown(schema_id)
+        until, words = self._unknown_until.get(schema_id, (now, ""))
+        if now < until:
+            raise SchemaUnknown(words)
         try:
             text = self._ask(schema_id)
         except SchemaUnknown as error:
@@ -44,18 +46,16 @@ class WriterSchemas:
                 raise SchemaPending(
                     f"Schema {schema_id} is not in the registry; it may come within {GRACE_S - (now - first):.0f} s."
                 ) from error
-            self._unknown_until[schema_id] = now + FORGET_S
+            # The registry's own words: it may have the schema, but not as Avro.
+            words = f"{error} (Asked for {GRACE_S:g} s.)"
+            self._unknown_until[schema_id] = now + FORGET_S, words
             _bound(self._unknown_until)
-            raise _unknown(schema_id) from error
+            raise SchemaUnknown(words) from None
         self._first_seen.pop(schema_id, None)
         self._unknown_until.pop(schema_id, None)
         return text
 
 
-def _unknown(schema_id: int) -> SchemaUnknown:
-    return SchemaUnknown(f"The registry has no schema {schema_id}, and did not get it in {GRACE_S:g} s either.")
-
-
-def _bound(ids: OrderedDict[int, float]) -> None:
+def _bound(ids: OrderedDict[int, Any]) -> None:
     while len(ids) > IDS_MAX:
         ids.popitem(last=False)
