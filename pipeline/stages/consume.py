@@ -496,7 +496,8 @@ class Consume:
         travelled = failed(its, failure, now_ms, due_ms, its.attempts + work.here)
 
         def acknowledged(offset: int) -> None:
-            work.stream.shard.fence.park(tier, offset, record.key)
+            if self._keep_order:
+                work.stream.shard.fence.park(tier, offset, record.key)
             self._lanes.release(work.lane, work)
             self.totals.parked += 1
             self._settle(work, failure or _BEHIND)
