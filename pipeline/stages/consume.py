@@ -85,8 +85,9 @@ class Totals:
 class Work:
     """A record on its way through the worker. `record` is as the handler sees it; `offset` is where it was read.
 
-    `here` counts the failures since it was read, `its` tells of those before. `number` is its place in the order of
-    arrival. `due` is when it may run (seconds of the clock); it has `waited` for the registry; it is `away` in the outbox.
+    `here` counts the failures since it was read, `its` tells of those before; `tries` counts the workers that had it in
+    hand, this one too, once it was named. `number` is its place in the order of arrival. `due` is when it may run (seconds
+    of the clock); it has `waited` for the registry; it is `away` in the outbox.
     """
 
     record: Record
@@ -96,6 +97,7 @@ class Work:
     number: int
     its: Journey | None = None
     here: int = 0
+    tries: int = 0
     event: Any = None
     due: float = 0.0
     waited: bool = False
@@ -381,17 +383,21 @@ class Consume:
     def _name(self, work: Work) -> "_Next | None":
         """After a death: commit which record is touched next, so that whoever comes after knows. None: go on and touch it."""
         stream = work.stream
-        tries = stream.note.tries if stream.note.suspect == work.offset else 0
-        if tries + 1 >= self._crash_limit:
+        if not work.tries:
+            # Those of the workers before; this one's counts once, however often it tries the record again.
+            work.tries = 1 + (stream.found.tries if stream.found.suspect == work.offset else 0)
+        if work.tries >= self._crash_limit:
             # Those tries, and the death before anybody took care.
-            self._give_up(work, crash_loop(tries + 1))
+            self._give_up(work, crash_loop(work.tries))
             return _Next.GONE
-        stream.note = Note(clean=False, suspect=work.offset, tries=tries + 1)
+        before, stream.note = stream.note, Note(clean=False, suspect=work.offset, tries=work.tries)
+        if stream.note == before:
+            return None
         commit = stream.commit(clean=False)
         try:
             self._source.commit_now({stream.where: commit})
         except (Unavailable, MembershipLost) as error:
-            stream.note = Note(clean=False, suspect=work.offset, tries=tries)
+            stream.note = before
             if isinstance(error, Unavailable):
                 work.due = self._clock() + self._broker_outage.delay(error)
             return _Next.WAIT

@@ -25,7 +25,7 @@ class Stream:
     """One partition of one topic; `tier` 0 is the source.
 
     `waiting` are records of a retry topic that are not due, `due` is when the first of them is (seconds of the clock).
-    `holds` are the reasons for which it is paused.
+    `holds` are the reasons for which it is paused. `found` is the note that lay there when it was opened.
     """
 
     where: TopicPartition
@@ -33,6 +33,7 @@ class Stream:
     shard: "Shard"
     progress: Progress
     note: Note
+    found: Note
     waiting: deque[Record] = field(default_factory=deque)
     due: float | None = None
     holds: set[str] = field(default_factory=set)
@@ -129,7 +130,7 @@ class Partitions:
                 start = beginnings[where] if offset is None else offset
                 note = Note() if offset is None else read_note(text, start)
                 progress = Progress(start, note.done)
-                streams.append(Stream(where, self._tiers[where.topic], shard, progress, note))
+                streams.append(Stream(where, self._tiers[where.topic], shard, progress, note, note))
         self._build_fences(streams)
         starts = {stream.where: stream.commit(clean=False) for stream in streams}
         source.commit_now(starts)
