@@ -42,7 +42,8 @@ class Stream:
     def commit(self, *, clean: bool) -> Commit:
         """What to commit of it now."""
         offset = self.progress.committable
-        note = Note(clean, self.progress.ahead(), self.note.suspect, self.note.tries)
+        done = self.progress.ahead()
+        note = Note(done=done) if clean else Note(False, done, self.note.suspect, self.note.tries)
         return Commit(offset, note.text(offset))
 
 
