@@ -662,7 +662,10 @@ class Consume:
     def _end_what_is_in_hand(self, limit_s: float, shards: Collection[Any], *, deliver: bool = True) -> set[Any]:
         """Wait for it; the shards that had something in hand still when time was up."""
         deadline = self._clock() + limit_s
-        while (left := {work.stream.shard for work in self._lanes.taken} & set(shards)) or (deliver and self._outbox):
+        # Without delivery nothing comes of what is away.
+        while (left := {work.stream.shard for work in self._lanes.taken if deliver or not work.away} & set(shards)) or (
+            deliver and self._outbox
+        ):
             if self._clock() >= deadline:
                 _log.warning("handlers or letters did not end within %g s: their records are worked off again", limit_s)
                 break
