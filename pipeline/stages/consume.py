@@ -297,6 +297,7 @@ class Consume:
         lane: Hashable = (stream.where.partition, record.key) if ordered else self._numbers
         work = Work(record, stream, offset, lane, self._numbers, its)
         self._bytes += work.size
+        stream.shard.bytes += work.size
         self._lanes.add(lane, work)
 
     def _let_due_in(self) -> None:
@@ -425,7 +426,7 @@ class Consume:
         work.due, work.event = 0.0, None
         if not work.alive():
             # Late: another member works it off again.
-            self._forget(work)
+            self._lanes.release(work.lane, work)
             return _Next.GONE
         if not done.ran:
             return _Next.WAIT
@@ -518,6 +519,7 @@ class Consume:
         if stream.tier:
             stream.shard.fence.settle(stream.tier, work.offset)
         self._bytes -= work.size
+        stream.shard.bytes -= work.size
         self.totals.consumed += 1
         self._settled_records += 1
         self._dirty = True
@@ -633,17 +635,13 @@ class Consume:
             self._drain(streams)
         self._partitions.close(streams)
         self._partitions.went(partitions)
-        for work in self._lanes.remove(lambda work: not work.alive()):
-            self._bytes -= work.size
+        self._bytes -= sum(shard.bytes for shard in {stream.shard for stream in streams})
+        self._lanes.remove(lambda work: not work.alive())
         # What a hand has still keeps its lane, should the partition come back before it ends.
         for work in [work for work in self._lanes.taken if work.away and not work.alive()]:
-            self._forget(work)
+            self._lanes.release(work.lane, work)
         # What is left of a shard waits for the rest of it to come back.
         self._source.pause([stream.where for stream in streams if stream.where not in partitions])
-
-    def _forget(self, work: Work) -> None:
-        self._lanes.release(work.lane, work)
-        self._bytes -= work.size
 
     def _drain(self, streams: Sequence[Stream]) -> None:
         """Let what is in hand of these end, within one deadline, and commit."""

@@ -49,11 +49,15 @@ class Stream:
 
 @dataclass(eq=False, slots=True)
 class Shard:
-    """One partition number, in all topics or, where no order is kept, in one. `closed` fences what comes back late."""
+    """One partition number, in all topics or, where no order is kept, in one. `closed` fences what comes back late.
+
+    `bytes` are the values that were read of it and are not settled.
+    """
 
     partition: int
     fence: Fence = field(default_factory=Fence)
     closed: bool = False
+    bytes: int = 0
 
 
 class Partitions:
