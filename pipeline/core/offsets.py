@@ -15,6 +15,8 @@ from dataclasses import dataclass
 METADATA_BYTES_MAX = 4096
 # What the words around the runs may take, and base64's third.
 _RUNS_BYTES_MAX = (METADATA_BYTES_MAX - 128) * 3 // 4
+# Two numbers of 63 bits; what is longer is no words of ours, and would not fit beside the runs.
+_SUSPECT_CHARACTERS_MAX = 40
 # From here on nothing new is read from the partition, so that the runs never have to be cut.
 _CROWDED_BYTES = _RUNS_BYTES_MAX * 3 // 4
 _VERSION = "1"
@@ -49,6 +51,8 @@ def read_note(text: str | None, offset: int) -> Note:
     if len(parts) != 5 or parts[0] != _VERSION or parts[1] != str(offset):  # noqa: PLR2004  # as `Note.text` writes
         return Note()
     suspect, _, tries = parts[3].partition("x")
+    if len(parts[3]) > _SUSPECT_CHARACTERS_MAX:
+        return Note()
     try:
         done = tuple(_unpacked(offset, urlsafe_b64decode(parts[4])))
         return Note(parts[2] == "stopped", done, int(suspect) if suspect else None, int(tries or 0))
@@ -95,7 +99,7 @@ class Progress:
         return len(self._open)
 
     def ahead(self) -> tuple[Run, ...]:
-        """The runs of done offsets above `committable`."""
+        """The runs of done offsets from `committable` on; one begins there when it was done before and not read again yet."""
         runs: list[Run] = []
         at = self.committable
         for offset in self._open:
@@ -110,7 +114,7 @@ class Progress:
                 runs[-1] = (runs[-1][0], last)
             elif first < last:
                 runs.append((first, last))
-        return tuple(run for run in runs if run[0] > self.committable)
+        return tuple(runs)
 
     @property
     def crowded(self) -> bool:

@@ -22,7 +22,7 @@ class Lanes(Generic[T]):
         self._held: dict[Lane, float] = {}
         self._due: list[tuple[float, int, Lane]] = []
         self._ready: list[tuple[int, Lane]] = []
-        self._queued: set[Lane] = set()
+        self._queued: dict[Lane, int] = {}
         self._number = 0
         self._size = 0
         self._taken = 0
@@ -56,8 +56,10 @@ class Lanes(Generic[T]):
         taken: list[tuple[Lane, T]] = []
         mine: set[Lane] = set()
         while self._ready and len(taken) < limit:
-            _, lane = heapq.heappop(self._ready)
-            self._queued.discard(lane)
+            number, lane = heapq.heappop(self._ready)
+            if self._queued.get(lane) != number:
+                continue  # its head is another one by now, and was queued anew
+            del self._queued[lane]
             queue = self._waiting.get(lane)
             if not queue or lane in self._held or (lane in self._in_hand and lane not in mine):
                 continue
@@ -134,9 +136,9 @@ class Lanes(Generic[T]):
 
     def _offer(self, lane: Lane) -> None:
         queue = self._waiting.get(lane)
-        if queue and lane not in self._in_hand and lane not in self._held and lane not in self._queued:
+        if queue and lane not in self._in_hand and lane not in self._held and self._queued.get(lane) != queue[0][0]:
             self._queue(lane, queue[0][0])
 
     def _queue(self, lane: Lane, number: int) -> None:
-        self._queued.add(lane)
+        self._queued[lane] = number
         heapq.heappush(self._ready, (number, lane))

@@ -113,13 +113,14 @@ def journey(record: Record) -> Journey:
     """What a record of a retry topic carries; what is missing or malformed there is as if it came from here, just now."""
     told = {name.removeprefix(PREFIX): value for name, value in record.headers if name.startswith(PREFIX)}
 
-    def number(name: str) -> int | None:
+    def number(name: str, bits: int = 63) -> int | None:
         value = told.get(name) or b""
-        return int(value) if _NUMBER.fullmatch(value) else None
+        # What its field of a dead letter does not hold is malformed: such a record could never be given up.
+        return int(value) if _NUMBER.fullmatch(value) and abs(int(value)) < 2**bits else None
 
-    topic, partition, offset = told.get("topic"), number("partition"), number("offset")
+    topic, partition, offset = told.get("topic"), number("partition", 31), number("offset")
     first, due = number("first-failed-at"), number("due-at")
-    attempts = max(0, number("attempts") or 0)
+    attempts = max(0, number("attempts", 30) or 0)
     if topic is None or partition is None or offset is None:
         return Journey(record.topic, record.partition, record.offset, record.timestamp_ms, attempts, first, due or 0)
     return Journey(topic.decode("utf-8", "replace"), partition, offset, number("timestamp"), attempts, first, due or 0)

@@ -148,6 +148,18 @@ class GroupConsumer:
         """Deliver these, from where `poll` stopped."""
         self._consumer.resume(_places(self._assigned_now & set(partitions)))
 
+    def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read on from these offsets; `BrokerUnavailable` when the client cannot seek now."""
+        for where, offset in offsets.items():
+            try:
+                self._consumer.seek(ClientPartition(*where, offset))
+            except KafkaException as error:
+                problem = error.args[0].str()
+                raise BrokerUnavailable(
+                    f"{where.topic} [{where.partition}] cannot be read again yet: {problem}."
+                ) from error
+            self._positions.pop(where, None)
+
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         """Start committing the next offset to read of each partition; `listener.committed` is told while polling.
 

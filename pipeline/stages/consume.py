@@ -86,8 +86,9 @@ class Totals:
 class Work:
     """A record on its way through the worker. `record` is as the handler sees it; `offset` is where it was read.
 
-    `here` counts the failures since it was read, `its` tells of those before. `number` is its place in the order of
-    arrival. `due` is when it may run (seconds of the clock); it has `waited` for the registry; it is `away` in the outbox.
+    `here` counts the failures since it was read, `its` tells of those before; `tries` counts the workers that had it in
+    hand, this one too, once it was named. `number` is its place in the order of arrival. `due` is when it may run (seconds
+    of the clock); it has `waited` for the registry; it is `away` in the outbox.
     """
 
     record: Record
@@ -97,6 +98,7 @@ class Work:
     number: int
     its: Journey | None = None
     here: int = 0
+    tries: int = 0
     event: Any = None
     due: float = 0.0
     waited: bool = False
@@ -301,6 +303,7 @@ class Consume:
         lane: Hashable = (stream.where.partition, record.key) if ordered else self._numbers
         work = Work(record, stream, offset, lane, self._numbers, its)
         self._bytes += work.size
+        stream.shard.bytes += work.size
         self._lanes.add(lane, work)
 
     def _let_due_in(self) -> None:
@@ -388,18 +391,22 @@ class Consume:
     def _name(self, work: Work) -> "_Next | None":
         """After a death: commit which record is touched next, so that whoever comes after knows. None: go on and touch it."""
         stream = work.stream
-        tries = stream.note.tries if stream.note.suspect == work.offset else 0
-        if tries + 1 >= self._crash_limit:
+        if not work.tries:
+            # Those of the workers before; this one's counts once, however often it tries the record again.
+            work.tries = 1 + (stream.found.tries if stream.found.suspect == work.offset else 0)
+        if work.tries >= self._crash_limit:
             # Those tries, and the death before anybody took care.
             self.failures[FailureKind.CRASH_LOOP] += 1
-            self._give_up(work, crash_loop(tries + 1))
+            self._give_up(work, crash_loop(work.tries))
             return _Next.GONE
-        stream.note = Note(clean=False, suspect=work.offset, tries=tries + 1)
+        before, stream.note = stream.note, Note(clean=False, suspect=work.offset, tries=work.tries)
+        if stream.note == before:
+            return None
         commit = stream.commit(clean=False)
         try:
             self._source.commit_now({stream.where: commit})
         except (Unavailable, MembershipLost) as error:
-            stream.note = Note(clean=False, suspect=work.offset, tries=tries)
+            stream.note = before
             if isinstance(error, Unavailable):
                 work.due = self._clock() + self._broker_outage.delay(error)
             return _Next.WAIT
@@ -427,7 +434,7 @@ class Consume:
         work.due, work.event = 0.0, None
         if not work.alive():
             # Late: another member works it off again.
-            self._forget(work)
+            self._lanes.release(work.lane, work)
             return _Next.GONE
         if not done.ran:
             return _Next.WAIT
@@ -503,7 +510,8 @@ class Consume:
         travelled = failed(its, failure, now_ms, due_ms, work.attempts)
 
         def acknowledged(offset: int) -> None:
-            work.stream.shard.fence.park(tier, offset, record.key)
+            if self._keep_order:
+                work.stream.shard.fence.park(tier, offset, record.key)
             self._lanes.release(work.lane, work)
             self.totals.parked += 1
             self._settle(work, failure or _BEHIND)
@@ -518,6 +526,7 @@ class Consume:
         if stream.tier:
             stream.shard.fence.settle(stream.tier, work.offset)
         self._bytes -= work.size
+        stream.shard.bytes -= work.size
         self.totals.consumed += 1
         self._settled_records += 1
         self._dirty = True
@@ -633,17 +642,13 @@ class Consume:
             self._drain(streams)
         self._partitions.close(streams)
         self._partitions.went(partitions)
-        for work in self._lanes.remove(lambda work: not work.alive()):
-            self._bytes -= work.size
+        self._bytes -= sum(shard.bytes for shard in {stream.shard for stream in streams})
+        self._lanes.remove(lambda work: not work.alive())
         # What a hand has still keeps its lane, should the partition come back before it ends.
         for work in [work for work in self._lanes.taken if work.away and not work.alive()]:
-            self._forget(work)
+            self._lanes.release(work.lane, work)
         # What is left of a shard waits for the rest of it to come back.
         self._source.pause([stream.where for stream in streams if stream.where not in partitions])
-
-    def _forget(self, work: Work) -> None:
-        self._lanes.release(work.lane, work)
-        self._bytes -= work.size
 
     def _drain(self, streams: Sequence[Stream]) -> None:
         """Let what is in hand of these end, within one deadline, and commit."""
@@ -662,7 +667,10 @@ class Consume:
     def _end_what_is_in_hand(self, limit_s: float, shards: Collection[Any], *, deliver: bool = True) -> set[Any]:
         """Wait for it; the shards that had something in hand still when time was up."""
         deadline = self._clock() + limit_s
-        while (left := {work.stream.shard for work in self._lanes.taken} & set(shards)) or (deliver and self._outbox):
+        # Without delivery nothing comes of what is away.
+        while (left := {work.stream.shard for work in self._lanes.taken if deliver or not work.away} & set(shards)) or (
+            deliver and self._outbox
+        ):
             if self._clock() >= deadline:
                 _log.warning("handlers or letters did not end within %g s: their records are worked off again", limit_s)
                 break

@@ -157,8 +157,8 @@ class LoopCrew:
         self._running = 0
         self._in = 0
         self._todo: deque[Work] = deque()
-        self._arrived: deque[Work] = deque()
         self._awake = False
+        self._closing = False
         self._finished = _Finished()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -208,7 +208,7 @@ class LoopCrew:
 
     def _begin(self) -> None:
         self._awake = False
-        while self._todo and self._running < self._hands:
+        while self._todo and self._running < self._hands and not self._closing:
             self._running += 1
             task = self._loop.create_task(self._hand())
             self._tasks.add(task)
@@ -216,8 +216,9 @@ class LoopCrew:
 
     async def _hand(self) -> None:
         """Work off one after the other as long as something is at the door."""
+        task = asyncio.current_task()
         try:
-            while True:
+            while not self._closing:
                 try:
                     work = self._todo.popleft()
                 except IndexError:
@@ -226,14 +227,16 @@ class LoopCrew:
                     await self._function(work.event, work.record)
                 except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
                     self._finished.put([Done(work, error)])
-                    if (task := asyncio.current_task()) and task.cancelling():
-                        return
+                    # A handler that cancelled itself has ended; its hand takes the next one.
+                    while task is not None and task.cancelling():
+                        task.uncancel()
                 else:
                     self._finished.put([Done(work)])
         finally:
             self._running -= 1
 
     def _stop(self) -> None:
+        self._closing = True
         waiting = [task for task in self._tasks if not task.done()]
         for task in waiting:
             task.cancel()

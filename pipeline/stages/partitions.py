@@ -25,7 +25,7 @@ class Stream:
     """One partition of one topic; `tier` 0 is the source.
 
     `waiting` are records of a retry topic that are not due, `due` is when the first of them is (seconds of the clock).
-    `holds` are the reasons for which it is paused.
+    `holds` are the reasons for which it is paused. `found` is the note that lay there when it was opened.
     """
 
     where: TopicPartition
@@ -33,6 +33,7 @@ class Stream:
     shard: "Shard"
     progress: Progress
     note: Note
+    found: Note
     waiting: deque[Record] = field(default_factory=deque)
     due: float | None = None
     holds: set[str] = field(default_factory=set)
@@ -41,17 +42,22 @@ class Stream:
     def commit(self, *, clean: bool) -> Commit:
         """What to commit of it now."""
         offset = self.progress.committable
-        note = Note(clean, self.progress.ahead(), self.note.suspect, self.note.tries)
+        done = self.progress.ahead()
+        note = Note(done=done) if clean else Note(False, done, self.note.suspect, self.note.tries)
         return Commit(offset, note.text(offset))
 
 
 @dataclass(eq=False, slots=True)
 class Shard:
-    """One partition number, in all topics or, where no order is kept, in one. `closed` fences what comes back late."""
+    """One partition number, in all topics or, where no order is kept, in one. `closed` fences what comes back late.
+
+    `bytes` are the values that were read of it and are not settled.
+    """
 
     partition: int
     fence: Fence = field(default_factory=Fence)
     closed: bool = False
+    bytes: int = 0
 
 
 class Partitions:
@@ -66,6 +72,8 @@ class Partitions:
         self._clock = clock
         self._together = together and len(topics) > 1
         self._assigned: dict[TopicPartition, float] = {}
+        # Closed and still ours: the client would read on behind what was read and dropped.
+        self._read_on: set[TopicPartition] = set()
         self.open: dict[tuple[str, int], Stream] = {}
 
     def came(self, partitions: Collection[TopicPartition]) -> None:
@@ -77,6 +85,9 @@ class Partitions:
         """These are gone, and what was closed because of them stays closed until they come back."""
         for where in partitions:
             self._assigned.pop(where, None)
+        self._read_on.difference_update(partitions)
+        now, numbers = self._clock(), {where.partition for where in partitions}
+        self._assigned |= {where: now for where in self._assigned if where.partition in numbers}
 
     @property
     def all_open(self) -> bool:
@@ -108,6 +119,7 @@ class Partitions:
         for stream in streams:
             stream.shard.closed = True
             self.open.pop(stream.where, None)
+            self._read_on.add(stream.where)
 
     def open_what_is_whole(self, source: Source) -> list[Stream]:
         """Open every shard that is whole by now; the new streams, not resumed yet.
@@ -129,10 +141,12 @@ class Partitions:
                 start = beginnings[where] if offset is None else offset
                 note = Note() if offset is None else read_note(text, start)
                 progress = Progress(start, note.done)
-                streams.append(Stream(where, self._tiers[where.topic], shard, progress, note))
+                streams.append(Stream(where, self._tiers[where.topic], shard, progress, note, note))
         self._build_fences(streams)
         starts = {stream.where: stream.commit(clean=False) for stream in streams}
         source.commit_now(starts)
+        source.rewind({where: commit.offset for where, commit in starts.items() if where in self._read_on})
+        self._read_on.difference_update(starts)
         for stream in streams:
             stream.committed = starts[stream.where]
             self.open[stream.where] = stream
