@@ -46,6 +46,10 @@ class Fenced(PipelineError):
     exit_code = 4
 
 
+class ProducerFenced(Fenced):
+    """A transactional id was taken over, or its transaction was ended for it after a time-out."""
+
+
 class Unavailable(PipelineError):
     """The environment is down: it is waited for, and never mistaken for bad data (promise P5)."""
 

@@ -185,6 +185,16 @@ class Store(_Section):
     url: Annotated[SecretStr, AfterValidator(_store_url)] = SecretStr("sqlite:///orders.db")
 
 
+class Forward(_Section):
+    """The forwarder: its group, where it writes, and how long a transaction lasts."""
+
+    group: str = "orders-forwarder"
+    topic: Topic = "orders.by-customer.v1"
+    commit_interval_s: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=60, allow_inf_nan=False)] = 0.1
+    batch: Number = 10_000
+    transaction_timeout_ms: Annotated[int, BeforeValidator(_no_bool), Field(ge=1000, le=900_000)] = 60_000
+
+
 class Metrics(_Section):
     """Where a worker serves its metrics; nowhere without a port."""
 
@@ -211,6 +221,7 @@ class Settings(_Section):
     schemas: Schemas = Schemas()
     topics: Topics = Topics()
     store: Store = Store()
+    forward: Forward = Forward()
     metrics: Metrics = Metrics()
     local: Local = Local()
 
@@ -284,6 +295,15 @@ def _contradictions(settings: Settings, say: Say) -> Iterator[Contradiction]:
     topics = ("kafka.topic", "kafka.dead_letter_topic")
     if settings.kafka.topic == settings.kafka.dead_letter_topic:
         yield topics, f"{say(topics[0])} and {say(topics[1])} are one topic: give the dead letters their own"
+    outputs = ("kafka.topic", "forward.topic", "kafka.dead_letter_topic")
+    if settings.forward.topic in {settings.kafka.topic, settings.kafka.dead_letter_topic}:
+        yield (
+            outputs,
+            f"{say(outputs[1])} is {say(outputs[0])} or {say(outputs[2])}: give what is forwarded its own topic",
+        )
+    if settings.forward.commit_interval_s * 1000 >= settings.forward.transaction_timeout_ms:
+        both = ("forward.commit_interval_s", "forward.transaction_timeout_ms")
+        yield both, f"{say(both[0])} is not below {say(both[1])}: every transaction would time out"
     yield from _retry(settings, say)
     yield from _sasl(settings.kafka.security, say)
     yield from _encryption(settings.kafka, say)

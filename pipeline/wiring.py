@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -36,7 +37,8 @@ from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
 from pipeline.stages.consume import Consume
 from pipeline.stages.crew import crew_for
-from pipeline.stages.handlers import Handler, adapt, load
+from pipeline.stages.forward import Forward
+from pipeline.stages.handlers import Handler, adapt, load, load_transform
 from pipeline.stages.letters import Ledger, LetterReader
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.produce import Produce
@@ -44,6 +46,7 @@ from pipeline.stages.redrive import Redrive, ledger
 from pipeline.stages.report import ProduceReport, consume_report, rejects_file
 
 GIVE_UP_AFTER_S = 30.0
+CONNECT_S = 10.0
 _RETRY_EVERY_S = 1.0
 # As long as dead letters: the time there is to mend what keeps a group from working its retries off.
 RETRY_RETENTION_MS = 30 * 86_400_000
@@ -170,6 +173,81 @@ def consume(
             crash_limit=settings.consume.crash_limit,
             seen=consume_report(telemetry.say, verbose=verbose),
             until=ends,
+        )
+
+
+@contextmanager
+def forward(
+    settings: Settings,
+    *,
+    transform: str,
+    until_end: bool,
+    stopping: Callable[[], bool],
+    pause_at: Callable[[str], None] = lambda _: None,
+) -> Iterator[Forward]:
+    """The forward stage, a member of its group from here on; refused and waited for as `consume` is.
+
+    The transactional id is `<group>-<instance>`; the instance, a static member of the group, is the host's name by default.
+    """
+    instance = settings.kafka.instance or socket.gethostname()
+    ours = {"consumer_group": settings.forward.group, "instance": instance}
+    settings = settings.model_copy(update={"kafka": settings.kafka.model_copy(update=ours)})
+    kafka = settings.kafka
+    properties = config.consumer(kafka)
+    config.check(settings.kafka)
+    work = load_transform(transform)
+    with registry(settings) as writers, ExitStack() as opened:
+        reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
+        wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
+        envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
+        encoders = {settings.forward.topic: wait(lambda: encoder(settings, settings.forward.topic))}
+        topics = [kafka.topic, *_retry_topics(settings)]
+        wait(lambda: _require_letters(settings))
+        wait(lambda: _require_topics(settings, settings.forward.topic))
+        wait(lambda: _provide_retry_topics(settings, topics))
+        ends = wait(lambda: _ends(settings, topics)) if until_end else None
+
+        policy = retry_policy(settings)
+
+        def connect() -> TransactionalProducer:
+            return TransactionalProducer(
+                config.producer(kafka),
+                f"{kafka.consumer_group}-{instance}",
+                timeout_s=CONNECT_S,
+                transaction_s=settings.forward.transaction_timeout_ms / 1000,
+            )
+
+        def encoder_of(topic: str) -> AvroWriter:
+            if topic not in encoders:
+                encoders[topic] = encoder(settings, topic)
+            return encoders[topic]
+
+        def join(listener: Listener) -> GroupConsumer:
+            return opened.enter_context(closing(GroupConsumer(properties, topics, listener)))
+
+        yield Forward(
+            source=join,
+            log=TopicLog(properties, lambda: cluster(settings)),
+            connect=connect,
+            topics=topics,
+            output=settings.forward.topic,
+            dead_letters=kafka.dead_letter_topic,
+            decoder=reader,
+            event=work.event,
+            transform=work.function,
+            encoder=encoder_of,
+            envelope=envelope,
+            worker=Worker(kafka.consumer_group, instance),
+            # A try in place would hold its partition up, so with retry topics there is one.
+            policy=replace(policy, attempts=1 if policy.tiers else policy.attempts),
+            clock=time.monotonic,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            jitter=random.random,
+            keep_order=settings.retry.keep_order,
+            batch=settings.forward.batch,
+            interval_s=settings.forward.commit_interval_s,
+            until=ends,
+            pause_at=pause_at,
         )
 
 

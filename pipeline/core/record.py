@@ -1,6 +1,7 @@
 """A record as it was read: bytes and where they lay. It knows no schema and no client library."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -36,3 +37,11 @@ class Record(NamedTuple):
     def where(self) -> str:
         """Its coordinates as people write them: `orders.v1 [3] @ 42`."""
         return f"{self.topic} [{self.partition}] @ {self.offset}"
+
+
+class Keyed(NamedTuple):
+    """What a transform gives for a record: a key, the datum, and the topic if it is another one than the usual."""
+
+    key: str | bytes
+    value: Mapping[str, Any]
+    topic: str | None = None

@@ -199,6 +199,10 @@ class GroupConsumer:
             for each in answered
         }
 
+    def group_metadata(self) -> Any:
+        """Which member of which generation this is: fetched for each transaction anew, it fences zombies (KIP-447)."""
+        return self._consumer.consumer_group_metadata()
+
     def close(self) -> None:
         """Give the partitions up (with `given_up`) and leave the group; a static member stays in it.
 
@@ -253,7 +257,10 @@ def _offsets(offsets: Mapping[TopicPartition, Commit]) -> list[ClientPartition]:
 
 
 def _names(partitions: Sequence[ClientPartition]) -> str:
-    return ", ".join(f"{each.topic} [{each.partition}]" for each in partitions) or "no partition"
+    by_topic: dict[str, list[int]] = {}
+    for each in partitions:
+        by_topic.setdefault(each.topic, []).append(each.partition)
+    return ", ".join(f"{topic} {sorted(numbers)}" for topic, numbers in sorted(by_topic.items())) or "no partition"
 
 
 def _fenced(error: KafkaError) -> Fenced:

@@ -5,15 +5,17 @@ A new producer with the same transactional id fences the one before and aborts w
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.record import Headers, TopicPartition
-from pipeline.errors import BrokerUnavailable, Fenced, PipelineError
+from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError, ProducerFenced
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
 from pipeline.kafka.producer import failure
@@ -21,7 +23,12 @@ from pipeline.kafka.producer import failure
 TRANSACTION_S = 60.0
 _RETRY_EVERY_S = 0.1
 _FULL_QUEUE_WAIT_S = 0.1
+# librdkafka's facilities for a connection that broke and for a request that timed out: either may still arrive.
+_LATE = ("FAIL", "REQTMOUT")
+# Delivery reports are called back this often, in records.
+_SERVE_EVERY = 128
 _FENCED = frozenset({"_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED"})
+_MEMBERSHIP_LOST = frozenset({"FENCED_INSTANCE_ID", "FENCED_MEMBER_EPOCH", "ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID"})
 # Follows from another error, or from our own abort: never the reason.
 _PURGED = frozenset({"_PURGE_QUEUE", "_PURGE_INFLIGHT"})
 
@@ -30,41 +37,86 @@ class TransactionalProducer:
     """One transactional id; `properties` are `kafka.config.producer`'s.
 
     The constructor returns once the id is ours: whoever held it is fenced, and its open transaction is aborted. Raises
-    `BrokerUnavailable` when that took longer than `timeout_s` seconds.
+    `BrokerUnavailable` when that took longer than `timeout_s` seconds. A transaction that is open for `transaction_s` seconds
+    is aborted by the broker.
     """
 
-    def __init__(self, properties: Mapping[str, Any], transactional_id: str, *, timeout_s: float = 30) -> None:
+    def __init__(
+        self,
+        properties: Mapping[str, Any],
+        transactional_id: str,
+        *,
+        timeout_s: float = 30,
+        transaction_s: float = TRANSACTION_S,
+    ) -> None:
         self.transactional_id = transactional_id
+        self._transaction_s = transaction_s
+        limit_ms = int(transaction_s * 1000)
         # A delivery may not outlast its transaction: librdkafka refuses such properties.
-        limit_ms = max(int(TRANSACTION_S * 1000), int(properties.get("message.timeout.ms", 0)))
+        delivery_ms = min(limit_ms, int(properties.get("message.timeout.ms", limit_ms)))
         self._watch = _ConnectionWatch()
         self._producer = Producer(
-            {**properties, "transactional.id": transactional_id, "transaction.timeout.ms": limit_ms},
+            {
+                **properties,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": limit_ms,
+                "message.timeout.ms": delivery_ms,
+            },
             logger=self._watch.logger,
         )
         self._refused: PipelineError | None = None
+        self._handed = 0
         self.usable = True
         self._retried(lambda: self._producer.init_transactions(timeout_s), "taking over", timeout_s)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit on the way out; on any exception abort and pass it on.
+        """Commit on the way out; on any exception abort and pass it on. Raises what `commit` does."""
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            self.abort()
+            raise
+        self.commit()
 
-        What it raises itself: `Fenced` when a twin took the id over, `BrokerUnavailable` when the outcome of the commit
-        is not known, `DeliveryFailed` and others when nothing was committed. Look at `usable` before the next one: where
-        it is false the producer has to be made anew, after a fatal error as after a connection that broke meanwhile. A
-        request that the client sent twice could otherwise arrive late, in the next transaction (it speaks EndTxn v1).
-        """
+    def begin(self) -> None:
+        """Begin a transaction. Not where `usable` is false."""
         assert self.usable, "a producer that is not usable any more"
         self._refused = None
         self._watch.broken = False
         self._retried(self._producer.begin_transaction, "beginning a transaction")
+
+    def commit(self) -> None:
+        """Everything of it is seen, or nothing.
+
+        Raises `ProducerFenced` when a twin took the id over, `BrokerUnavailable` when the outcome is not known,
+        `DeliveryFailed` and others when nothing was committed. Look at `usable` before the next one: where it is false the
+        producer has to be made anew, after a fatal error as after a connection that broke meanwhile. A request that the
+        client sent twice could otherwise arrive late, in the next transaction (it speaks EndTxn v1).
+        """
         try:
-            yield
-        except BaseException:
-            self._abort()
+            # No time-out of ours: the transaction's own bounds it, any other could lose track of the outcome.
+            self._retried(self._producer.commit_transaction, "committing a transaction")
+        except BrokerUnavailable:
+            self.usable = False
             raise
-        self._commit()
+        except PipelineError:
+            self.abort()
+            if self._refused is not None and self.usable:
+                raise self._refused from None
+            raise
+        self._look_at_connections()
+
+    def abort(self) -> None:
+        """As far as it goes: what cannot be aborted now is aborted by the next holder of the id, or by its time-out."""
+        if not self.usable:
+            return
+        try:
+            self._retried(self._producer.abort_transaction, "aborting a transaction")
+        except PipelineError:
+            self.usable = False
+        self._look_at_connections()
 
     def publish(
         self,
@@ -75,17 +127,14 @@ class TransactionalProducer:
         headers: Headers = (),
         partition: int | None = None,
         timestamp_ms: int | None = None,
+        on_offset: Callable[[int], None] | None = None,
     ) -> None:
         """Hand one record over, inside a transaction. The broker's refusal comes out of the commit.
 
-        Without a timestamp the record gets the present one; so does the year 1970's first millisecond, which means
-        that to the client.
+        `on_offset` is told where it lies, at the latest while committing. Without a timestamp the record gets the present
+        one; so does the year 1970's first millisecond, which means that to the client.
         """
-
-        def report(error: KafkaError | None, _: Message) -> None:
-            if error is not None and error.name() not in _PURGED and self._refused is None:
-                self._refused = failure(error, topic)
-
+        report = self._report if on_offset is None else partial(self._report_offset, on_offset)
         while True:
             try:
                 self._producer.produce(
@@ -105,52 +154,45 @@ class TransactionalProducer:
                     raise self._fatal(problem) from error
                 raise failure(problem, topic) from error
             else:
-                self._producer.poll(0)
+                self._handed += 1
+                if self._handed % _SERVE_EVERY == 0:
+                    self._producer.poll(0)
                 return
 
+    def _report(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and error.name() not in _PURGED and self._refused is None:
+            self._refused = failure(error, message.topic() or "a topic")
+
+    def _report_offset(self, on_offset: Callable[[int], None], error: KafkaError | None, message: Message) -> None:
+        self._report(error, message)
+        offset = message.offset()
+        if error is None and offset is not None:
+            on_offset(offset)
+
     def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
-        """Commit these offsets with the transaction; `group` is a consumer's metadata, fresh each time."""
+        """Commit these offsets with the transaction; `group` is a consumer's metadata, fresh each time.
+
+        Raises `MembershipLost` when the group went on without that consumer: abort, its partitions are another's.
+        """
         wanted = [ClientPartition(where.topic, where.partition, offset) for where, offset in offsets.items()]
         self._retried(lambda: self._producer.send_offsets_to_transaction(wanted, group), "sending offsets")
 
     def close(self) -> None:
         """Let go of the connections; a transaction that is open is left to the next holder of the id."""
-        # A fatal error is raised once more here; whoever met it knows.
-        with suppress(KafkaException):
+        # A fatal error is told once more here, as an error and as a warning; whoever met it knows.
+        with suppress(KafkaException, KafkaError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             self._producer.close()
-
-    def _commit(self) -> None:
-        try:
-            # No time-out of ours: the transaction's own bounds it, any other could lose track of the outcome.
-            self._retried(self._producer.commit_transaction, "committing a transaction")
-        except BrokerUnavailable:
-            self.usable = False
-            raise
-        except PipelineError:
-            self._abort()
-            if self._refused is not None and self.usable:
-                raise self._refused from None
-            raise
-        self._look_at_connections()
-
-    def _abort(self) -> None:
-        """As far as it goes: what cannot be aborted now is aborted by the next holder of the id, or by its time-out."""
-        if not self.usable:
-            return
-        try:
-            self._retried(self._producer.abort_transaction, "aborting a transaction")
-        except PipelineError:
-            self.usable = False
-        self._look_at_connections()
 
     def _look_at_connections(self) -> None:
         self._producer.poll(0)  # hands over the log lines that gathered
         if self._watch.broken:
             self.usable = False
 
-    def _retried(self, operation: Callable[[], Any], doing: str, timeout_s: float = TRANSACTION_S) -> None:
+    def _retried(self, operation: Callable[[], Any], doing: str, timeout_s: float | None = None) -> None:
         """Run it again with the same arguments while the client says so; the order of the checks is the client's."""
-        deadline = time.monotonic() + timeout_s
+        limit_s = self._transaction_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit_s
         while True:
             try:
                 operation()
@@ -158,11 +200,13 @@ class TransactionalProducer:
                 problem = error.args[0]
                 if problem.fatal():
                     raise self._fatal(problem) from error
+                if problem.name() in _MEMBERSHIP_LOST:
+                    raise MembershipLost(f"{doing} of {self.transactional_id}: {problem.str()}.") from error
                 if problem.txn_requires_abort() or not problem.retriable():
                     raise translate(problem, f"{doing} of {self.transactional_id}") from error
                 if time.monotonic() >= deadline:
                     raise BrokerUnavailable(
-                        f"{doing} of {self.transactional_id}: no end of it within {timeout_s:g} s ({problem.name()})"
+                        f"{doing} of {self.transactional_id}: no end of it within {limit_s:g} s ({problem.name()})"
                     ) from error
                 time.sleep(_RETRY_EVERY_S)
             else:
@@ -177,7 +221,7 @@ class TransactionalProducer:
             except KafkaException as error:
                 problem = error.args[0]
         if problem.name() in _FENCED:
-            return Fenced(f"Another process took over the transactional id {self.transactional_id}.")
+            return ProducerFenced(f"Another process took over the transactional id {self.transactional_id}.")
         return translate(problem, f"the transactional producer {self.transactional_id} cannot go on")
 
 
@@ -202,7 +246,7 @@ class GroupOffsets:
 
 
 class _ConnectionWatch(logging.Handler):
-    """Notices a broken connection, which the client tells in a log line alone, and passes every line on."""
+    """Notices a broken connection or a request without an answer, told in log lines alone, and passes every line on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +255,7 @@ class _ConnectionWatch(logging.Handler):
         self.logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("FAIL"):
+        if record.getMessage().startswith(_LATE):
             self.broken = True
         target = librdkafka_logger()
         if target.isEnabledFor(record.levelno):

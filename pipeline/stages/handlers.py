@@ -54,9 +54,24 @@ class Handler:
 
 def load(reference: str) -> Handler:
     """The handler that `module:name` names; `HandlerRefused` says what is wrong with it."""
+    return adapt(_imported(reference, "--handler"), reference)
+
+
+def load_transform(reference: str) -> Handler:
+    """The transform that `module:name` names, called on one event; `HandlerRefused` says what is wrong with it."""
+    transform = adapt(_imported(reference, "--transform"), reference)
+    if transform.kind is not Kind.ONE:
+        raise HandlerRefused(
+            f"--transform {reference}: a transform is `def transform(event: E, record: Record)`, where E is a pydantic model "
+            "or dict; it returns a Keyed, several, or None."
+        )
+    return transform
+
+
+def _imported(reference: str, option: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
-        raise HandlerRefused(f"--handler {reference}: name it as module:name, such as shop.payments:handle.")
+        raise HandlerRefused(f"{option} {reference}: name it as module:name, such as shop.payments:handle.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -66,8 +81,8 @@ def load(reference: str) -> Handler:
             target = getattr(target, part)
     except Exception as error:
         # Whatever the user's module raises while it is imported is theirs to see, in one line.
-        raise HandlerRefused(f"--handler {reference} cannot be imported: {type(error).__name__}: {error}") from error
-    return adapt(target, reference)
+        raise HandlerRefused(f"{option} {reference} cannot be imported: {type(error).__name__}: {error}") from error
+    return target
 
 
 def adapt(target: Any, name: str) -> Handler:

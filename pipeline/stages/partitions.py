@@ -121,11 +121,11 @@ class Partitions:
             self.open.pop(stream.where, None)
             self._read_on.add(stream.where)
 
-    def open_what_is_whole(self, source: Source) -> list[Stream]:
+    def open_what_is_whole(self, source: Source, *, mark: bool = True) -> list[Stream]:
         """Open every shard that is whole by now; the new streams, not resumed yet.
 
-        The offset of each is committed again, marked as being worked on. Raises `Unavailable` when it has to be tried again,
-        `NotTogether` when a shard does not become whole.
+        With `mark` the offset of each is committed again, marked as being worked on. Raises `Unavailable` when it has to be
+        tried again, `NotTogether` when a shard does not become whole.
         """
         parts = [part for part in self._whole() if not any(where in self.open for where in part)]
         if not parts:
@@ -144,7 +144,8 @@ class Partitions:
                 streams.append(Stream(where, self._tiers[where.topic], shard, progress, note, note))
         self._build_fences(streams)
         starts = {stream.where: stream.commit(clean=False) for stream in streams}
-        source.commit_now(starts)
+        if mark:
+            source.commit_now(starts)
         source.rewind({where: commit.offset for where, commit in starts.items() if where in self._read_on})
         self._read_on.difference_update(starts)
         for stream in streams:

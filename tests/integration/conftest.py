@@ -24,7 +24,9 @@ from pipeline.core.topic_file import Declared
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.reader import read_all
 from pipeline.kafka.registry import Registry
+from pipeline.orders import from_fields
 from pipeline.serde import schema_files
+from pipeline.serde.avro import AvroWriter
 from pipeline.stages import schema_gate
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +94,7 @@ class Pipe:
     topic: str = field(default_factory=lambda: f"orders-{uuid4().hex[:8]}.v1")
     env: dict[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
+    writer: AvroWriter | None = None
 
     def __post_init__(self) -> None:
         self.dead_letter_topic = self.topic.replace(".v1", ".dlq.v1")
@@ -149,6 +152,14 @@ class Pipe:
         """Publish these orders through the door."""
         ended = self.run("produce", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines).encode())
         assert ended.code == 0, ended.stderr
+
+    def encoded(self, order: dict[str, Any]) -> bytes:
+        """The order as `produce` writes it."""
+        if self.writer is None:
+            text = (ROOT / "schemas/orders.v1-value/v1.avsc").read_text()
+            with Registry(self.registry_url) as registry:
+                self.writer = AvroWriter(json.loads(text), registry.lookup_id(f"{self.topic}-value", text))
+        return self.writer.encode(from_fields(order).__dict__)
 
     def write_orders(self, path: Path, orders: list[dict[str, Any]]) -> None:
         path.write_text("".join(json.dumps(each) + "\n" for each in orders))

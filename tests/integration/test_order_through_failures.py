@@ -1,7 +1,6 @@
 """Order per key through failing handlers, members that come and go, and kill -9: proven from the ids in the data."""
 
 import itertools
-import json
 import random
 import threading
 from collections import defaultdict
@@ -12,9 +11,7 @@ import pytest
 from confluent_kafka import Producer
 
 from pipeline.core.retry import topic_name
-from pipeline.kafka.registry import Registry
-from pipeline.serde.avro import AvroWriter
-from tests.integration.conftest import ROOT, Pipe, Process, order, wait_until
+from tests.integration.conftest import Pipe, Process, order, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -38,11 +35,6 @@ async def flaky(event: dict, record: Record) -> None:
 @contextmanager
 def feeding(pipe: Pipe) -> Iterator[list[int]]:
     """Orders 0, 1, 2, … of each key in turn, until the block ends; how many of each key were acknowledged."""
-    text = (ROOT / "schemas/orders.v1-value/v1.avsc").read_text()
-    with Registry(pipe.registry_url) as registry:
-        writer = AvroWriter(json.loads(text), registry.lookup_id(f"{pipe.topic}-value", text))
-    from pipeline.orders import from_fields  # noqa: PLC0415  # the model's own conversion of amount and time
-
     producer = Producer(pipe.properties | {"enable.idempotence": True, "partitioner": "murmur2_random"})
     stop, counts, unacknowledged = threading.Event(), [0] * KEYS, []
 
@@ -51,9 +43,9 @@ def feeding(pipe: Pipe) -> Iterator[list[int]]:
             if number % (RATE // 10) == 0 and stop.wait(0.1):
                 return
             key, sequence = number % KEYS, number // KEYS
-            datum = from_fields(order(0, order_id=str(sequence), customer_id=f"k{key}")).__dict__
+            value = pipe.encoded(order(0, order_id=str(sequence), customer_id=f"k{key}"))
             producer.produce(
-                pipe.topic, writer.encode(datum), f"k{key}",
+                pipe.topic, value, f"k{key}",
                 on_delivery=lambda error, _: unacknowledged.append(error) if error else None,
             )  # fmt: skip
             producer.poll(0)

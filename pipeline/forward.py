@@ -1,0 +1,70 @@
+"""`python -m pipeline.forward`: records re-keyed into another topic, exactly once."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    topic: Annotated[str | None, typer.Option("--topic", "-t", help="The topic to forward.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The topic to write to.")] = None,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The consumer group to join.")] = None,
+    transform: Annotated[
+        str, typer.Option(help="module:name; record in, none, one or many keyed records out.")
+    ] = "pipeline.orders:by_customer",
+    instance: Annotated[
+        str | None, typer.Option(help="A lasting name, of this instance alone; the host's by default.")
+    ] = None,
+    commit_interval: Annotated[float | None, typer.Option(help="Seconds that a transaction lasts.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Records that end it earlier.")] = None,
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
+    ] = False,
+    bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+) -> None:
+    """Forward a topic exactly once: what is written, dead letters and offsets are one transaction, or none of it is.
+
+    Exit codes: 0 stopped or at the end, however many dead letters · 1 failed while running · 2 refused at the start ·
+    4 another process with the same --instance is alive.
+    """
+    # Imported here so that --help does not load the client.
+    from pipeline import faults, metrics, settings, telemetry, wiring  # noqa: PLC0415
+
+    with telemetry.exit_codes():
+        telemetry.start_logging()
+        configured = settings.load(
+            {
+                "kafka.topic": topic,
+                "kafka.instance": instance,
+                "kafka.bootstrap_servers": bootstrap_servers,
+                "forward.topic": to,
+                "forward.group": group,
+                "forward.commit_interval_s": commit_interval,
+                "forward.batch": batch,
+            }
+        )
+        labels = {"topic": configured.kafka.topic, "group": configured.forward.group}
+        with (
+            telemetry.stop_signals() as stopping,
+            wiring.forward(
+                configured,
+                transform=transform,
+                until_end=until_end,
+                stopping=stopping,
+                pause_at=faults.from_environment(),
+            ) as stage,
+            metrics.served(stage, labels, configured.metrics.host, configured.metrics.port),
+        ):
+            try:
+                with telemetry.progress("forwarded", stage.counts) as tick:
+                    stage.run(stopping, tick)
+            finally:
+                telemetry.result(stage.counts()[1], stage.totals.summary(), as_json=as_json)
+
+
+if __name__ == "__main__":
+    app()

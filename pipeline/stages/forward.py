@@ -1,0 +1,560 @@
+"""forward: `orders.v1` → transform → `orders.by-customer.v1`, exactly once for `read_committed` readers (promise P3).
+
+One Kafka transaction carries what the transform gave, the dead letters, the records that go to a retry topic, and the
+offsets of all that was read. Whatever goes wrong in it, it is aborted and every partition is read again from what was
+committed. The order of a key is kept as in `consume`: a record whose key waits in a later retry topic follows it there.
+
+One thread does all of it, record by record: a transform computes, it does not wait. Sources: KIP-98, KIP-447, librdkafka's
+INTRODUCTION.md ("Transactional producer").
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from pipeline.core.dead_letter import Letter, Worker
+from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, exhausted
+from pipeline.core.ports import Decoder, Encoder, Listener, Log, Source
+from pipeline.core.record import Headers, Keyed, Record, TopicPartition
+from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
+from pipeline.errors import (
+    HandlerFailed,
+    MembershipLost,
+    PipelineError,
+    ProducerFenced,
+    Retry,
+    Unavailable,
+)
+from pipeline.serde.wire import schema_id_or_none
+from pipeline.stages.partitions import Partitions, Stream
+
+POLL_RECORDS_MAX = 500
+IDLE_POLL_S = 0.1
+# A heartbeat (3 s) in which a consumer that was fenced hears of it.
+FENCED_PAUSE_S = 4.0
+BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_log = logging.getLogger(__name__)
+
+
+class Transactions(Protocol):
+    """A transactional producer; where `usable` is false it has to be made anew before the next transaction."""
+
+    usable: bool
+
+    def begin(self) -> None: ...
+
+    def publish(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        on_offset: Callable[[int], None] | None = None,
+    ) -> None: ...
+
+    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Member(Source, Protocol):
+    """A member of a group that can say, for each commit anew, which generation of it is."""
+
+    def group_metadata(self) -> Any: ...
+
+
+Transform = Callable[[Any, Record], Iterable[Keyed] | Keyed | None]
+
+
+@dataclass(slots=True)
+class Totals:
+    """What one run did, as far as it is committed. `seconds` counts from the first record to the last commit."""
+
+    consumed: int = 0
+    forwarded: int = 0
+    dead_lettered: int = 0
+    transactions: int = 0
+    aborted: int = 0
+    seconds: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """As the door prints it."""
+        return asdict(self) | {"seconds": round(self.seconds, 3)}
+
+
+class Forward:
+    """One instance of a forwarder. `run` is the stage.
+
+    `topics` are the source and then the retry topics of `policy.tiers`. `encoder` gives the encoder of an output topic.
+    `connect` gives the transactional producer once whoever held its id is fenced. `event` makes the transform's event of a
+    datum. A transaction ends after `batch` records or `interval_s` seconds, whichever comes first.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Callable[[Listener], Member],
+        log: Log,
+        connect: Callable[[], Transactions],
+        topics: Sequence[str],
+        output: str,
+        dead_letters: str,
+        decoder: Decoder,
+        event: Callable[[dict[str, Any]], Any],
+        transform: Transform,
+        encoder: Callable[[str], Encoder],
+        envelope: Encoder,
+        worker: Worker,
+        policy: RetryPolicy,
+        clock: Callable[[], float],
+        now_ms: Callable[[], int],
+        jitter: Callable[[], float],
+        keep_order: bool = True,
+        batch: int = 10_000,
+        interval_s: float = 0.1,
+        until: Mapping[TopicPartition, int] | None = None,
+        pause_at: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._connect = connect
+        self._topics = topics
+        self._output = output
+        self._dead_letters = dead_letters
+        self._decoder = decoder
+        self._event = event
+        self._transform = transform
+        self._encoder = encoder
+        self._envelope = envelope
+        self._worker = worker
+        self._policy = policy
+        self._clock = clock
+        self._now_ms = now_ms
+        self._jitter = jitter
+        self._keep_order = keep_order
+        self._batch = batch
+        self._interval_s = interval_s
+        self._until = until
+        self._pause_at = pause_at
+        self._partitions = Partitions(topics, log, clock, together=keep_order)
+        self._tries: dict[tuple[TopicPartition, int], int] = {}
+        self._producer: Transactions | None = None
+        self._begun_at: float | None = None
+        self._moved: set[TopicPartition] = set()
+        self._in_transaction = Totals()
+        self._provisional = 0
+        self._not_before = 0.0
+        self._open_at = 0.0
+        self._outages = 0
+        self._warned_until = 0.0
+        self._started_at: float | None = None
+        self._over = False
+        self.failures: Counter[FailureKind] = Counter()
+        self.renewed = 0
+        self.totals = Totals()
+        self._source = source(self)
+
+    def run(self, stopping: Callable[[], bool], tick: Callable[[], None] = lambda: None) -> Totals:
+        """Forward, with a `tick` after every turn, until `stopping()` or the end in `until`; the last transaction is ended.
+
+        Raises `HandlerFailed` (a bug in the transform), `DeliveryFailed` (an output or a letter refused for good), `Fenced` (a
+        live twin), `NotTogether`, authorisation errors. An environment that is down is waited for without end.
+        """
+        try:
+            while not stopping():
+                self._turn()
+                tick()
+                if self._at_the_end():
+                    break
+            self._attempt(self._end_transaction)
+        except PipelineError:
+            self._abort()
+            raise
+        finally:
+            self._over = True
+            if self._producer is not None:
+                self._producer.close()
+        return self.totals
+
+    def _turn(self) -> None:
+        records = self._source.poll(POLL_RECORDS_MAX, self._patience())
+        if records and self._started_at is None:
+            self._started_at = self._clock()
+        for record in records:
+            self._accept(record)
+        self._attempt(self._open)
+        if self._clock() >= self._not_before:
+            self._attempt(self._work)
+        if (
+            not records
+            and not self._waiting()
+            and self._partitions.reached(self._source.positions() or {}, self._until)
+        ):
+            # Markers of transactions take offsets too; without this, lag would never be zero.
+            self._moved |= {stream.where for stream in self._partitions.open.values()}
+        if self._is_due():
+            self._attempt(self._end_transaction)
+
+    def _pass_markers(self) -> None:
+        """Markers of transactions take offsets too: without this, lag would never be zero."""
+        for where, position in (self._source.positions() or {}).items():
+            stream = self._partitions.open.get(where)
+            if stream is not None and not stream.waiting and self._partitions.reached({where: position}, self._until):
+                self._moved.add(where)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """Do it; where that fails in a way that passes, abort and read again from what was committed."""
+        try:
+            step()
+        except ProducerFenced as error:
+            # A live twin fences the consumer too, which tells within a heartbeat and ends this one. The producer alone: its
+            # transaction was ended by the coordinator after its time-out.
+            self._not_before = self._open_at = self._clock() + FENCED_PAUSE_S
+            _log.warning("%s Unless a twin lives, a new producer goes on from what was committed.", error)
+            self._abort()
+        except Unavailable as outage:
+            self._not_before = self._open_at = self._clock() + self._wait_for(outage)
+            self._abort()
+        except MembershipLost as error:
+            _log.warning("%s Another member forwards these records.", error)
+            self._abort()
+
+    def _wait_for(self, outage: Unavailable) -> float:
+        """Seconds until the next try."""
+        delay = BACK_OFF_S[min(self._outages, len(BACK_OFF_S) - 1)]
+        if self._clock() >= self._warned_until:
+            self._outages += 1
+            self._warned_until = self._clock() + delay
+            _log.warning("%s Trying again in %g s; nothing is lost or doubled.", outage, delay)
+        return delay
+
+    def _waiting(self) -> bool:
+        return any(stream.waiting for stream in self._partitions.open.values())
+
+    def _patience(self) -> float:
+        if self._begun_at is not None:
+            return max(0.0, min(IDLE_POLL_S, self._begun_at + self._interval_s - self._clock()))
+        dues = [s.due - self._clock() for s in self._partitions.open.values() if s.waiting and s.due is not None]
+        return max(0.0, min([IDLE_POLL_S, *dues]))
+
+    def _is_due(self) -> bool:
+        if self._begun_at is None:
+            # Only offsets moved, over markers or records without an output: committed when nothing else is to do.
+            return bool(self._moved)
+        it = self._in_transaction
+        return it.consumed >= self._batch or self._clock() - self._begun_at >= self._interval_s
+
+    def _at_the_end(self) -> bool:
+        if self._until is None or self._waiting() or self._begun_at is not None or self._moved:
+            return False
+        positions = self._source.positions()
+        if positions is None or not self._partitions.all_open:
+            return False
+        return all(position >= self._until.get(where, 0) for where, position in positions.items())
+
+    # --- records
+
+    def _accept(self, record: Record) -> None:
+        stream = self._partitions.open.get((record.topic, record.partition))
+        if stream is None:
+            return
+        if self._until is not None and record.offset >= self._until.get(stream.where, 0):
+            self._hold(stream, "the end")
+            return
+        stream.waiting.append(record)
+
+    def _work(self) -> None:
+        """Forward what waits and is due; each partition in its order."""
+        for stream in list(self._partitions.open.values()):
+            while stream.waiting:
+                record = stream.waiting[0]
+                its = journey(record) if stream.tier else None
+                if not self._due(stream, its):
+                    self._hold(stream, "not due")
+                    break
+                self._forward(stream, record, its)
+                if stream.due is not None:
+                    self._hold(stream, "not due")
+                    break
+                stream.waiting.popleft()
+                stream.progress.reached(record.offset + 1)
+                self._moved.add(stream.where)
+                self._in_transaction.consumed += 1
+            if not stream.waiting:
+                self._free(stream, "not due")
+
+    def _due(self, stream: Stream, its: Journey | None) -> bool:
+        now = self._clock()
+        if stream.due is None and its is not None and (stream.where, stream.waiting[0].offset) not in self._tries:
+            # By the wall clocks of two machines, but never longer than the tier's own delay.
+            left = max(0.0, (its.due_ms - self._now_ms()) / 1000)
+            stream.due = now + min(left, self._policy.tiers[stream.tier - 1])
+        if stream.due is not None and stream.due > now:
+            return False
+        stream.due = None
+        return True
+
+    def _forward(self, stream: Stream, read: Record, its: Journey | None) -> None:
+        """Into the transaction: outputs, a letter, or the record itself for a retry topic. `stream.due` set: try it again."""
+        record = original(read, its) if its is not None else read
+        tier = stream.shard.fence.tier_after(stream.tier, record.key)
+        if tier is not None:
+            self._park(stream, read, record, its, tier, None)
+            return
+        try:
+            outputs = self._outputs(record)
+        except Exception as error:  # noqa: BLE001  # its class decides
+            self._failed(stream, read, record, its, error)
+            return
+        self._begin()
+        assert self._producer is not None
+        self._pause_at("publish")
+        for topic, key, value in outputs:
+            self._producer.publish(topic, key, value, headers=record.headers, timestamp_ms=record.timestamp_ms)
+        self._in_transaction.forwarded += len(outputs)
+        self._settled(stream, read)
+
+    def _outputs(self, record: Record) -> list[tuple[str, bytes, bytes]]:
+        given = self._transform(self._event(self._decoder.decode(record.value)), record)
+        if given is None:
+            return []
+        every = [given] if isinstance(given, Keyed) else given
+        return [
+            (topic, it.key.encode() if isinstance(it.key, str) else it.key, self._encoder(topic).encode(it.value))
+            for it in every
+            for topic in (it.topic or self._output,)
+        ]
+
+    def _failed(self, stream: Stream, read: Record, record: Record, its: Journey | None, error: Exception) -> None:
+        failure = classify(error)
+        self.failures[failure.kind] += 1
+        if failure.kind in DATA_AT_FAULT:
+            self._give_up(stream, read, record, its, failure)
+            return
+        if isinstance(error, Unavailable):
+            # Only this partition waits, and no attempt is counted: what was read before it is committed meanwhile.
+            stream.due = self._clock() + self._wait_for(error)
+            return
+        if failure.kind is FailureKind.BUG:
+            raise HandlerFailed(
+                f"The transform failed at {record.where}: {type(error).__name__}: {error}. That is a bug: neither the record "
+                "nor the environment is at fault, so the forwarder stops there. Mend it and start again; nothing is skipped."
+            ) from error
+        tries = self._tries.get((stream.where, read.offset), 0) + 1
+        attempts = tries + (its.attempts if its else 0)
+        after_s = error.after if isinstance(error, Retry) else None
+        decision = self._policy.decide(stream.tier, attempts, self._jitter(), after_s)
+        if isinstance(decision, InPlace):
+            # The partition waits with it: one thread, one transaction, contiguous offsets.
+            self._tries[stream.where, read.offset] = tries
+            stream.due = self._clock() + decision.delay_s
+        elif isinstance(decision, GiveUp):
+            self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
+            self._give_up(stream, read, record, its, exhausted(failure, attempts))
+        else:
+            self._park(stream, read, record, its, decision.tier, failure)
+
+    def _give_up(self, stream: Stream, read: Record, record: Record, its: Journey | None, failure: Failure) -> None:
+        self._begin()
+        assert self._producer is not None
+        attempts = self._tries.get((stream.where, read.offset), 0) + (its.attempts if its else 0) + 1
+        first = its.first_failed_ms if its else None
+        letter = Letter(
+            record._replace(attempt=attempts),
+            failure,
+            self._worker,
+            self._now_ms(),
+            schema_id_or_none(record.value),
+            first,
+        )
+        self._producer.publish(
+            self._dead_letters,
+            record.key,
+            self._envelope.encode(letter.envelope()),
+            headers=letter.headers(),
+            partition=record.partition,
+        )
+        self._in_transaction.dead_lettered += 1
+        self._settled(stream, read)
+
+    def _park(
+        self, stream: Stream, read: Record, record: Record, its: Journey | None, tier: int, failure: Failure | None
+    ) -> None:
+        self._begin()
+        assert self._producer is not None
+        it = its or Journey(record.topic, record.partition, record.offset, record.timestamp_ms)
+        now_ms = self._now_ms()
+        due_ms = now_ms + int(self._policy.tiers[tier - 1] * 1000) if failure is not None else now_ms
+        tries = self._tries.get((stream.where, read.offset), 0)
+        attempts = it.attempts + tries + (failure is not None)
+        headers = failed(it, failure, now_ms, due_ms, attempts).headers(record.headers)
+        fence = stream.shard.fence
+        # Known by a number of its own until the broker says where it lies.
+        self._provisional -= 1
+        place = self._provisional
+        if self._keep_order:
+            fence.park(tier, place, record.key)
+
+        def lies(offset: int) -> None:
+            fence.settle(tier, place)
+            if self._keep_order:
+                fence.park(tier, offset, record.key)
+
+        self._producer.publish(
+            self._topics[tier],
+            record.key,
+            record.value,
+            headers=headers,
+            partition=stream.where.partition,
+            on_offset=lies,
+        )
+        self._settled(stream, read)
+
+    def _settled(self, stream: Stream, read: Record) -> None:
+        self._tries.pop((stream.where, read.offset), None)
+        if stream.tier:
+            stream.shard.fence.settle(stream.tier, read.offset)
+
+    # --- transactions
+
+    def _begin(self) -> None:
+        if self._begun_at is None:
+            producer = self._usable_producer()
+            self._pause_at("begin")
+            producer.begin()
+            self._begun_at = self._clock()
+
+    def _usable_producer(self) -> Transactions:
+        """The one there is, or a new one: then whatever the id has left open is ended, by an epoch of its own."""
+        if self._producer is not None and not self._producer.usable:
+            self._producer.close()
+            self._producer = None
+            self.renewed += 1
+        if self._producer is None:
+            self._producer = self._connect()
+        return self._producer
+
+    def _end_transaction(self) -> None:
+        """Commit what was forwarded with the offsets of partitions that are ours now; nothing open is no matter."""
+        offsets = {
+            where: self._partitions.open[where].progress.committable
+            for where in self._moved
+            if where in self._partitions.open
+        }
+        if not offsets and self._begun_at is None:
+            self._moved.clear()
+            return
+        self._begin()
+        assert self._producer is not None
+        self._pause_at("send-offsets")
+        self._producer.send_offsets(offsets, self._source.group_metadata())
+        self._pause_at("commit")
+        self._producer.commit()
+        self._pause_at("committed")
+        self._begun_at = None
+        self._moved.clear()
+        self._outages = 0
+        done, self._in_transaction = self._in_transaction, Totals()
+        it = self.totals
+        it.consumed += done.consumed
+        it.forwarded += done.forwarded
+        it.dead_lettered += done.dead_lettered
+        it.transactions += 1
+        if self._started_at is not None and done.consumed:
+            it.seconds = self._clock() - self._started_at
+
+    def _abort(self) -> None:
+        """End the transaction without effect, and read everything that is ours again from what was committed."""
+        if self._begun_at is not None:
+            assert self._producer is not None
+            self._producer.abort()
+            self._begun_at = None
+            self.totals.aborted += 1
+        self._in_transaction = Totals()
+        self._moved.clear()
+        streams = list(self._partitions.open.values())
+        self._source.pause([stream.where for stream in streams])
+        self._partitions.close(streams)
+
+    # --- partitions that come and go
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """Called inside a poll: they are opened in the next turn."""
+        self._partitions.came(partitions)
+        self._open_at = 0.0
+
+    def committed(self, error: PipelineError | None) -> None:
+        """Never called: offsets are committed with transactions alone."""
+        raise AssertionError(error)
+
+    def _open(self) -> None:
+        if self._partitions.all_open or self._clock() < self._open_at:
+            return
+        # First of all: the offsets of a transaction that the last holder of the id left open are not to be had before.
+        self._usable_producer()
+        opened = self._partitions.open_what_is_whole(self._source, mark=False)
+        self._source.resume([stream.where for stream in opened])
+
+    def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None:
+        """Called inside a poll: the whole transaction is ended before anything goes; aborted when it went already."""
+        streams = self._partitions.touched(partitions)
+        if not self._over:
+            if lost:
+                self._abort()
+            else:
+                try:
+                    self._end_transaction()
+                except PipelineError as error:
+                    _log.warning("%s What it held is forwarded again by whoever comes next.", error)
+                    self._abort()
+        self._partitions.close(streams)
+        self._partitions.went(partitions)
+        self._source.pause([stream.where for stream in streams if stream.where not in partitions])
+
+    # --- pausing
+
+    def _hold(self, stream: Stream, reason: str) -> None:
+        if not stream.holds:
+            self._source.pause([stream.where])
+        stream.holds.add(reason)
+
+    def _free(self, stream: Stream, reason: str) -> None:
+        if stream.holds == {reason}:
+            self._source.resume([stream.where])
+        stream.holds.discard(reason)
+
+    def outcomes(self) -> dict[str, int]:
+        """Records by what became of them, as far as it is committed; producers made anew; transactions."""
+        it = self.totals
+        return {
+            "forwarded": it.forwarded,
+            "dead_lettered": it.dead_lettered,
+            "transactions": it.transactions,
+            "aborted": it.aborted,
+            "renewed": self.renewed,
+        }
+
+    def failures_by_kind(self) -> dict[str, int]:
+        """Every failure so far, by its class; classes that did not occur count zero."""
+        return {str(kind): self.failures[kind] for kind in FailureKind}
+
+    def gauges(self) -> dict[str, float]:
+        """How it stands now."""
+        streams = list(self._partitions.open.values())
+        return {
+            "in_flight_records": sum(len(stream.waiting) for stream in streams),
+            "parked_records": sum(len(shard.fence) for shard in {stream.shard for stream in streams}),
+        }
+
+    def counts(self) -> tuple[int, str]:
+        """How many were consumed, and what became of them, in words."""
+        it = self.totals
+        words = f"{it.forwarded} forwarded, {it.dead_lettered} dead letters, {it.transactions} transactions"
+        return it.consumed, f"{words}, {it.aborted} aborted" if it.aborted else words
