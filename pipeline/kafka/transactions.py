@@ -179,8 +179,8 @@ class TransactionalProducer:
 
     def close(self) -> None:
         """Let go of the connections; a transaction that is open is left to the next holder of the id."""
-        # A fatal error is told once more here, as an error and as a warning; whoever met it knows.
-        with suppress(KafkaException, KafkaError), warnings.catch_warnings():
+        # A fatal error is told once more here, as a KafkaError and as a warning; whoever met it knows.
+        with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._producer.close()
 
