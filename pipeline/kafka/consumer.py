@@ -111,6 +111,15 @@ class GroupConsumer:
         """Deliver these, from where `poll` stopped."""
         self._consumer.resume(_places(self._assigned_now & set(partitions)))
 
+    def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read assigned partitions from these offsets on. Raises what `kafka.errors.translate` gives."""
+        try:
+            for where, offset in offsets.items():
+                self._consumer.seek(ClientPartition(*where, offset))
+                self._positions.pop(where, None)
+        except KafkaException as error:
+            raise translate(error.args[0], "reading") from error
+
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         """Start committing the next offset to read of each partition; `listener.committed` is told while polling.
 

@@ -129,6 +129,10 @@ class Member:
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         self.paused -= set(partitions)
 
+    def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
+        assert set(offsets) <= self.assigned
+        self._positions |= offsets
+
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         try:
             self.commit_now(offsets)

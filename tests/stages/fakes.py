@@ -80,6 +80,9 @@ class FakeSource:
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         self.paused -= set(partitions)
 
+    def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
+        self._positions |= offsets
+
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         self._answers.append((dict(offsets), self.commit_errors.popleft() if self.commit_errors else None))
 

@@ -653,7 +653,6 @@ def test_shard_opens_when_the_last_of_its_partitions_has_come() -> None:
     assert bench.effects == ["a1"]
 
 
-@pytest.mark.xfail(strict=True, reason="what stayed is neither waited for nor read again")
 def test_rest_of_a_shard_waits_for_the_part_that_went() -> None:
     bench = Bench("a1")
     bench.turns(1_500)
@@ -668,7 +667,6 @@ def test_rest_of_a_shard_waits_for_the_part_that_went() -> None:
     assert bench.effects == ["a1", "a2"]
 
 
-@pytest.mark.xfail(strict=True, reason="what stayed is neither waited for nor read again")
 def test_part_of_a_shard_that_stayed_is_read_again_from_what_was_committed() -> None:
     bench = mortal("a1", "a2", "b1")
     bench.fails = {"a1": [Retry(after=5)]}
