@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check format up down topics register-schemas bench lock clean
+.PHONY: help install demo test test-long test-protocols check format up down topics register-schemas bench lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -40,6 +40,13 @@ test: $(READY) ## Unit, stage and integration tests, on a real broker and regist
 
 test-long: $(READY) ## What make test leaves out because it takes minutes
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+test-protocols: $(READY) ## All that members of a group do, in both group protocols, static and dynamic (takes long)
+	for protocol in classic consumer; do \
+	    TEST_GROUP_PROTOCOL=$$protocol $(BIN)/python -m pytest -m 'long or not long' \
+	        $(addprefix tests/integration/test_,$(addsuffix .py,consume failures groups order_through_failures outages redrive)) \
+	        $(ARGS) || exit 1; \
+	done
 
 check: $(READY) ## Lint, types, import contracts, links of the docs
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ def main(
     4 another process with the same --instance took over.
     """
     # Imported here so that --help does not load the client.
-    from pipeline import settings, telemetry, wiring  # noqa: PLC0415
+    from pipeline import metrics, settings, telemetry, wiring  # noqa: PLC0415
 
     with telemetry.exit_codes():
         telemetry.start_logging()
@@ -49,6 +49,12 @@ def main(
             wiring.consume(
                 configured, handler=handler, until_end=until_end, stopping=stopping, verbose=verbose
             ) as stage,
+            metrics.served(
+                stage,
+                {"topic": configured.kafka.topic, "group": configured.kafka.consumer_group},
+                configured.metrics.host,
+                configured.metrics.port,
+            ),
         ):
             try:
                 with telemetry.progress("consumed", stage.counts) as tick:

@@ -1,4 +1,4 @@
-"""`python -m pipeline.deadletters redrive`: letters back to where they came from, each exactly once."""
+"""`python -m pipeline.deadletters redrive`: letters back to the group that gave them up, each exactly once."""
 
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +32,7 @@ def redrive(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Every letter that is due.")] = False,
     to_source: Annotated[
-        bool, typer.Option("--to-source", help="Back to the source topic, seen by all groups.")
+        bool, typer.Option("--to-source", help="To the source topic, for all groups, not only the one that failed.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would decode now; write nothing.")] = False,
     patch: Annotated[str | None, typer.Option(help="JSON merge patch for the originals: a file, or the JSON.")] = None,
@@ -44,7 +44,7 @@ def redrive(
     bootstrap_servers: Servers = None,
     as_json: Json = False,
 ) -> None:
-    """Republish letters that are due, each exactly once, however often this is stopped, killed or run.
+    """Give letters that are due back to the group that gave them up, each once, however often this is stopped or killed.
 
     Exit codes: 0 done · 1 failed while running: run it again · 2 refused before anything was sent · 3 done, but some
     letters had to be left · 4 another redrive of the topic took over.
@@ -59,12 +59,7 @@ def redrive(
             raise Refused(
                 "Which letters? Give letter ids, --reason, --key, --since, --until, --schema-id, --source or --all."
             )
-        if not to_source and not dry_run:
-            raise Refused(
-                "A redrive goes back to the source topic, where every consumer group of that topic will see the records "
-                "again. Say --to-source if that is meant; --dry-run looks first."
-            )
-        with _stage(topic, bootstrap_servers, patch, max_redrives, batch, rate) as stage:
+        with _stage(topic, bootstrap_servers, patch, max_redrives, batch, rate, to_source=to_source) as stage:
             if dry_run:
                 _preview(stage, chosen, limit, as_json=as_json)
                 return
@@ -72,13 +67,22 @@ def redrive(
 
 
 def _stage(
-    topic: str | None, servers: str | None, patch: str | None, max_redrives: int, batch: int, rate: float | None
+    topic: str | None,
+    servers: str | None,
+    patch: str | None,
+    max_redrives: int,
+    batch: int,
+    rate: float | None,
+    *,
+    to_source: bool,
 ) -> "AbstractContextManager[Redrive]":
     from pipeline import settings, telemetry, wiring  # noqa: PLC0415
 
     telemetry.start_logging()
     configured = settings.load({"kafka.dead_letter_topic": topic, "kafka.bootstrap_servers": servers})
-    return wiring.redrive(configured, patch=patch, max_redrives=max_redrives, batch=batch, rate=rate)
+    return wiring.redrive(
+        configured, to_source=to_source, patch=patch, max_redrives=max_redrives, batch=batch, rate=rate
+    )
 
 
 def _preview(stage: "Redrive", chosen: "Selection", limit: int, *, as_json: bool) -> None:

@@ -185,6 +185,13 @@ class Store(_Section):
     url: Annotated[SecretStr, AfterValidator(_store_url)] = SecretStr("sqlite:///orders.db")
 
 
+class Metrics(_Section):
+    """Where a worker serves its metrics; nowhere without a port."""
+
+    port: Port | None = None
+    host: str = "127.0.0.1"
+
+
 class Local(_Section):
     """The broker and the registry that `python -m pipeline.local` starts."""
 
@@ -204,6 +211,7 @@ class Settings(_Section):
     schemas: Schemas = Schemas()
     topics: Topics = Topics()
     store: Store = Store()
+    metrics: Metrics = Metrics()
     local: Local = Local()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 
 PROGRESS_EVERY_S = 5.0
+REPEAT_EVERY_S = 10.0
 
 
 @contextmanager
@@ -66,7 +67,19 @@ def start_logging(level: int = logging.INFO) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("pipeline").setLevel(level)
     # What passes by itself it logs as warnings; what does not reaches us as errors too, through its callbacks.
-    logging.getLogger("librdkafka").setLevel(logging.ERROR)
+    librdkafka = logging.getLogger("librdkafka")
+    librdkafka.setLevel(logging.ERROR)
+    librdkafka.filters = [_seldom]
+
+
+def _seldom(record: logging.LogRecord, said: dict[str, float] = {}) -> bool:  # noqa: B006  # the memory of this process
+    """Pass the same line once in `REPEAT_EVERY_S`: while a broker is away, librdkafka says so twenty times a second."""
+    line = record.getMessage().partition(" (")[0]
+    now = time.monotonic()
+    if now - said.get(line, -REPEAT_EVERY_S) < REPEAT_EVERY_S:
+        return False
+    said[line] = now
+    return True
 
 
 @contextmanager

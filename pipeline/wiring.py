@@ -16,7 +16,7 @@ from pipeline.core.dead_letter import Worker
 from pipeline.core.ports import Listener
 from pipeline.core.record import TopicPartition
 from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, merge_patch
-from pipeline.core.retry import RetryPolicy, topic_name
+from pipeline.core.retry import RetryPolicy, first_tier, topic_name
 from pipeline.core.topic_file import Declared
 from pipeline.core.topic_plan import Grow
 from pipeline.errors import BrokerUnavailable, SchemaRefused, TopicRefused, Unavailable
@@ -155,7 +155,7 @@ def consume(
 
         yield Consume(
             source=join,
-            log=TopicLog(properties, cluster(settings)),
+            log=TopicLog(properties, lambda: cluster(settings)),
             topics=topics,
             decoder=reader,
             handler=work,
@@ -195,7 +195,13 @@ def letters(settings: Settings) -> Iterator[LetterReader]:
 
 @contextmanager
 def redrive(
-    settings: Settings, *, patch: str | None = None, max_redrives: int = 3, batch: int = 100, rate: float | None = None
+    settings: Settings,
+    *,
+    to_source: bool = False,
+    patch: str | None = None,
+    max_redrives: int = 3,
+    batch: int = 100,
+    rate: float | None = None,
 ) -> Iterator[Redrive]:
     """The redrive stage for the letters that are there now. Other redrives of the topic go on until it takes over."""
     topic, asked = settings.kafka.dead_letter_topic, cluster(settings)
@@ -211,8 +217,10 @@ def redrive(
             producer = TransactionalProducer(config.producer(settings.kafka), topic + GROUP, timeout_s=GIVE_UP_AFTER_S)
             return open_clients.enter_context(closing(producer))
 
+        names = {where.topic for where in asked.everywhere()}
         yield Redrive(
             topic=topic,
+            retry_topic=None if to_source else lambda source, group: first_tier(source, group, names),
             ends=ends,
             reader=_letter_reader(settings, ends, writers),
             partitions=asked.partitions,

@@ -48,7 +48,7 @@ class Letter:
             "source_offset": record.offset,
             "source_timestamp": None if record.timestamp_ms is None else _utc(record.timestamp_ms),
             "reason": str(failure.kind),
-            "error": failure.message,
+            "error": _unicode(failure.message),
             "error_class": failure.error_class,
             "schema_id": self.schema_id,
             "attempts": record.attempt,
@@ -81,6 +81,11 @@ class Letter:
             CONNECT_PREFIX + "exception.message": failure.message,
         }
         return (*kept, *((name, value.encode("utf-8", "backslashreplace")) for name, value in ours.items()))
+
+
+def _unicode(text: str) -> str:
+    """Text that UTF-8 can hold: an error may quote a lone surrogate from JSON, and its letter is to be written all the same."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _utc(milliseconds: int) -> datetime:

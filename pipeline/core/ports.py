@@ -59,7 +59,7 @@ class Listener(Protocol):
 
 
 class Source(Protocol):
-    """A member of a consumer group. What is assigned comes paused, until `resume`.
+    """A member of a consumer group. What is assigned comes paused, until `resume`; `rewind` reads on from these offsets.
 
     `commit` only starts: the listener's `committed` is told, once for each, in order. `committed` gives what the group
     committed, the offset None where it never did.

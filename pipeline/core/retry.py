@@ -1,7 +1,7 @@
 """Retries, decided: when and where a record that failed is tried again, and what travels with it meanwhile.
 
 First in place, its key waiting; then through the retry topics of the group (the tiers, counted from 1, each with one
-delay), one try in each; then it is given up. How often and when it failed first, and why at last, travel in headers that
+delay); then it is given up. How often and when it failed first, and why at last, travel in headers that
 are replaced at every hop, never added to.
 """
 
@@ -34,7 +34,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """It failed in every tier: a dead letter."""
+    """It was tried often enough: a dead letter."""
 
 
 Decision = InPlace | Park | GiveUp
@@ -52,19 +52,21 @@ class RetryPolicy:
     backoff_max_s: float = 5.0
     tiers: tuple[float, ...] = (5.0, 60.0, 600.0)
 
-    def decide(self, tier: int, attempts_here: int, jitter: float, after_s: float | None = None) -> Decision:
-        """What to do with a record of `tier` (0 is the source) that failed `attempts_here` times since it was read.
+    def decide(self, tier: int, attempts: int, jitter: float, after_s: float | None = None) -> Decision:
+        """What to do with a record of `tier` (0 is the source) that failed `attempts` times in all.
 
         `jitter` is a random number in [0, 1): it takes up to half of the delay away, so that what failed together is not
         tried again together. `after_s` is what the handler asked for: no try comes earlier, as far as the longest tier.
+        Every record is tried equally often, `attempts` plus once for each tier: one that came into a tier only behind
+        another of its key has its tries there.
         """
-        if tier == 0 and attempts_here < self.attempts:
-            delay = min(self.backoff_s * 2 ** (attempts_here - 1), self.backoff_max_s) * (1 - jitter / 2)
-            if after_s is None or after_s <= self.backoff_max_s:
-                return InPlace(max(delay, after_s or 0.0))
         later = range(tier + 1, len(self.tiers) + 1)
-        if not later:
+        if attempts >= self.attempts + len(self.tiers):
             return GiveUp()
+        if not later or (attempts < self.attempts and (after_s or 0.0) <= self.backoff_max_s):
+            delay = min(self.backoff_s * 2 ** min(attempts - 1, 30), self.backoff_max_s) * (1 - jitter / 2)
+            longest = max(self.backoff_max_s, *self.tiers, 0.0)
+            return InPlace(max(delay, min(after_s or 0.0, longest)))
         return Park(next((each for each in later if self.tiers[each - 1] >= (after_s or 0.0)), later[-1]))
 
 

@@ -1,6 +1,7 @@
 """A member of a consumer group: records out, offsets in, and what a rebalance means for both."""
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,9 @@ _COMMIT_AGAIN = frozenset(
     {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH, KafkaError.UNSTABLE_OFFSET_COMMIT}
 )
 ASK_S = 5.0
+# The broker's group.consumer.session.timeout.ms is 45 s: a name that is not free after this is a live twin's.
+NAME_S = 60.0
+_JOIN_AGAIN_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -52,16 +56,25 @@ class GroupConsumer:
         self._assigned_now: set[TopicPartition] = set()
         self._positions: dict[TopicPartition, int] = {}
         self._topics_missing: set[str] = set()
-        callbacks = {"error_cb": _log_error, "on_commit": self._committed}
-        self._consumer = Consumer({**properties, **callbacks}, logger=librdkafka_logger())
-        self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._properties = {**properties, "error_cb": _log_error, "on_commit": self._committed}
+        self._topics = list(topics)
+        self._taken_since: float | None = None
+        self._join_again_at: float | None = None
+        self._consumer = self._join()
+
+    def _join(self) -> Consumer:
+        consumer = Consumer(self._properties, logger=librdkafka_logger())
+        consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        return consumer
 
     def poll(self, limit: int, timeout_s: float) -> list[Record]:
         """Up to `limit` records: waits `timeout_s` seconds for the first, then takes what is there already.
 
-        Raises `Fenced` when a twin with the same instance name took over, and what `kafka.errors.translate` gives for
-        errors that will not pass by themselves (authorisation).
+        Raises `Fenced` when a twin with the same instance name took over (KIP-848: was there first, and stays), and what
+        `kafka.errors.translate` gives for errors that will not pass by themselves (authorisation).
         """
+        if self._join_again_at is not None and not self._joins_again(timeout_s):
+            return []
         first = self._consumer.poll(timeout_s)
         if first is None:
             return []
@@ -91,11 +104,35 @@ class GroupConsumer:
         elif code == KafkaError._MAX_POLL_EXCEEDED:  # noqa: SLF001
             _log.warning("the handler took longer than max.poll.interval.ms: the group went on without this member")
         elif error.fatal() or code in {KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID}:  # noqa: SLF001
-            raise _fatal_failure(error)
+            if self._joined or KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str() not in error.str():
+                raise _fatal_failure(error)
+            self._wait_for_the_name()
         elif isinstance(problem := translate(error, "reading"), Unavailable):
             _log.warning("%s", problem)
         else:
             raise problem
+
+    def _wait_for_the_name(self) -> None:
+        """KIP-848 refuses whoever comes second with an instance name: who was killed has it until its session ends."""
+        now = time.monotonic()
+        if self._taken_since is None:
+            self._taken_since = now
+            _log.warning("the instance name is still another member's: waiting until it is free")
+        if now - self._taken_since > NAME_S:
+            raise _fenced(KafkaError(KafkaError.UNRELEASED_INSTANCE_ID))
+        self._join_again_at = now + _JOIN_AGAIN_S
+
+    def _joins_again(self, timeout_s: float) -> bool:
+        """The client calls it fatal, so it takes a new one; whether that is there by now."""
+        assert self._join_again_at is not None
+        left = self._join_again_at - time.monotonic()
+        if left > 0:
+            time.sleep(min(left, timeout_s))
+            return False
+        self._join_again_at = None
+        self._consumer.close()
+        self._consumer = self._join()
+        return True
 
     def positions(self) -> dict[TopicPartition, int] | None:
         """The next offset to read of each assigned partition, -1 where nothing was read; None before the first assignment."""
@@ -112,13 +149,16 @@ class GroupConsumer:
         self._consumer.resume(_places(self._assigned_now & set(partitions)))
 
     def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Read assigned partitions from these offsets on. Raises what `kafka.errors.translate` gives."""
-        try:
-            for where, offset in offsets.items():
+        """Read on from these offsets; `BrokerUnavailable` when the client cannot seek now."""
+        for where, offset in offsets.items():
+            try:
                 self._consumer.seek(ClientPartition(*where, offset))
-                self._positions.pop(where, None)
-        except KafkaException as error:
-            raise translate(error.args[0], "reading") from error
+            except KafkaException as error:
+                problem = error.args[0].str()
+                raise BrokerUnavailable(
+                    f"{where.topic} [{where.partition}] cannot be read again yet: {problem}."
+                ) from error
+            self._positions.pop(where, None)
 
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         """Start committing the next offset to read of each partition; `listener.committed` is told while polling.
@@ -243,4 +283,4 @@ def _log_error(error: KafkaError) -> None:
     if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
         _log.warning("no broker answers: waiting for one")
     else:
-        _log.info("client: %s (%s)", error.str(), error.name())
+        _log.debug("client: %s (%s)", error.str(), error.name())  # librdkafka's own line says the same

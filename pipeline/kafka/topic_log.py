@@ -1,6 +1,6 @@
 """Topics as they lie there, in no group: where they begin, and what lies from an offset on to the end."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from pipeline.core.record import Record, TopicPartition
@@ -9,22 +9,26 @@ from pipeline.kafka.reader import read_between
 
 
 class TopicLog:
-    """Implements `core.ports.Log`; `properties` are `kafka.config.consumer`'s."""
+    """Implements `core.ports.Log`; `properties` are `kafka.config.consumer`'s.
 
-    def __init__(self, properties: Mapping[str, Any], cluster: Cluster) -> None:
+    `cluster` gives a fresh one for each question: librdkafka 2.16's admin client asks for offsets with the leader epoch that
+    it learnt first, and gets FENCED_LEADER_EPOCH for ever once the leader has changed.
+    """
+
+    def __init__(self, properties: Mapping[str, Any], cluster: Callable[[], Cluster]) -> None:
         self._properties = properties
         self._cluster = cluster
 
     def beginnings(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of the oldest record of each partition."""
-        return self._cluster.offsets_at(partitions, "earliest")
+        return self._cluster().offsets_at(partitions, "earliest") if partitions else {}
 
     def tail(self, starts: Mapping[TopicPartition, int]) -> Iterator[Record]:
         """Every record from these offsets on to the end, as far as transactions that were open now have ended.
 
         Raises `BrokerUnavailable` after 30 s without an answer: a transaction that stays open counts so.
         """
-        ends = self._cluster.high_watermarks(starts)
+        ends = self._cluster().high_watermarks(starts)
         return read_between(
             self._properties, {where: (start, ends[where]) for where, start in starts.items() if start < ends[where]}
         )

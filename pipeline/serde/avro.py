@@ -5,7 +5,9 @@ from io import BytesIO
 from typing import Any
 
 import fastavro
+from fastavro.validation import ValidationError, validate
 
+from pipeline.core.failures import ERROR_CHARACTERS_MAX
 from pipeline.errors import Invalid, Undecodable
 from pipeline.serde import schema_files, wire
 from pipeline.serde.fastavro_schema import for_fastavro
@@ -23,11 +25,15 @@ class AvroWriter:
         self.schema_id = schema_id
 
     def encode(self, datum: Mapping[str, Any]) -> bytes:
-        """The framed bytes; `Invalid` when the datum does not fit the schema (a number is never rounded to fit)."""
+        """The framed bytes; `Invalid` when the datum does not fit the schema: no number is rounded, no field left out."""
         out = BytesIO()
         out.write(self._header)
         try:
-            fastavro.schemaless_writer(out, self._schema, datum)
+            fastavro.schemaless_writer(out, self._schema, datum, strict_allow_default=True)
+            # It wrote 1.5 and True as the int 1, and an int of more than 32 bits as no reader takes it.
+            validate(datum, self._schema)
+        except ValidationError as error:
+            raise Invalid(f"The datum does not fit its schema: {_misfits(error)}") from error
         except Exception as error:
             # fastavro reports a datum that does not fit by ValueError, TypeError, KeyError, OverflowError, ...
             raise Invalid(f"The datum does not fit its schema: {error}") from error
@@ -38,13 +44,14 @@ class AvroReader:
     """Reads framed data of any schema a writer registered, as the one reader schema sees them.
 
     `schema_by_id` gives the text of the writer schema of an id; what it raises (`SchemaUnknown`, `RegistryUnavailable`)
-    passes through. Each id is asked for once.
+    passes through. Each id is asked for once, whether its schema can be read or not.
     """
 
     def __init__(self, reader_schema: Mapping[str, Any], schema_by_id: Callable[[int], str]) -> None:
         self._reader: Any = for_fastavro(dict(reader_schema))
         self._schema_by_id = schema_by_id
         self._resolutions: dict[int, tuple[Scan, Any, Any]] = {}
+        self._refusals: dict[int, str] = {}
 
     def decode(self, value: bytes | None) -> Datum:
         """The datum; `Undecodable` when the bytes are not exactly one datum of the schema that they name."""
@@ -63,20 +70,48 @@ class AvroReader:
 
     def _resolution(self, schema_id: int) -> tuple[Scan, Any, Any]:
         """The scan of an id's schema, that schema, and ours where they differ: equal ones need no resolution."""
-        text = self._schema_by_id(schema_id)
+        if schema_id not in self._refusals:
+            text = self._schema_by_id(schema_id)
+            try:
+                found = self._resolutions[schema_id] = self._resolved(schema_id, text)
+            except Undecodable as error:
+                # Kept, because it may take seconds to find out, and the next record names the same schema.
+                self._refusals[schema_id] = str(error)[:ERROR_CHARACTERS_MAX]
+            else:
+                return found
+        raise Undecodable(self._refusals[schema_id])
+
+    def _resolved(self, schema_id: int, text: str) -> tuple[Scan, Any, Any]:
+        if len(text) > schema_files.MAX_BYTES:
+            # No schema file is so large; one of 6 MB takes half a minute and 4 GB to get ready for.
+            raise Undecodable(f"Schema {schema_id} has {len(text)} characters, more than {schema_files.MAX_BYTES}.")
         try:
-            writer: Any = for_fastavro(schema_files.parse(text))
+            schema = schema_files.parse(text)
+            writer: Any = for_fastavro(schema)
         except Exception as error:
-            raise Undecodable(
-                f"Schema {schema_id} is no Avro schema that can be read safely: {_words(error)}"
-            ) from error
+            raise _unreadable(schema_id, error) from error
         if not isinstance(writer, dict) or writer["type"] != "record" or writer["name"] not in _names(self._reader):
             # Without this, a record of another type with fields of the same shape would decode silently.
             name = writer.get("name", text) if isinstance(writer, dict) else text
             raise Undecodable(f"Schema {schema_id} is {name}, not {self._reader['name']}.")
-        scan = compile_scan(schema_files.parse(text))
-        self._resolutions[schema_id] = (scan, writer, None if writer == self._reader else self._reader)
-        return self._resolutions[schema_id]
+        try:
+            scan = compile_scan(schema)
+        except Exception as error:
+            # What is sound may still be too much for Python's compiler: RecursionError, MemoryError.
+            raise _unreadable(schema_id, error) from error
+        return scan, writer, None if writer == self._reader else self._reader
+
+
+def _unreadable(schema_id: int, error: Exception) -> Undecodable:
+    return Undecodable(f"Schema {schema_id} is no Avro schema that can be read safely: {_words(error)}")
+
+
+def _misfits(error: ValidationError) -> str:
+    """Which field is of a wrong type, without its value: it may be personal."""
+    return "; ".join(
+        f"{one.field}: this {type(one.datum).__name__} is no {one.schema['type'] if isinstance(one.schema, dict) else one.schema}"
+        for one in error.errors
+    )
 
 
 def _names(schema: Mapping[str, Any]) -> set[str]:

@@ -1,9 +1,10 @@
 """A walk over a datum's bytes before fastavro sees them: is this exactly one datum of its schema, and harmless?
 
 fastavro 1.13 takes negative union and enum indices (the last branch), over-long numbers, lengths below zero in fields that
-the reader skips, booleans of any byte, bytes left over, and asks for all memory on a count that seven bytes claim. The
-scan refuses all of these. It is compiled once for each schema, to a few lines of Python for each field, because a general
-walk costs three times as much a record. Only numbers of the schema get into that source, never its names.
+the reader skips, booleans of any byte, bytes left over, rounds a decimal of more digits than its schema has, and asks for
+all memory on a count that seven bytes claim. The scan refuses all of these. It is compiled once for each schema, to a few
+lines of Python for each field, because a general walk costs three times as much a record. Only numbers of the schema get
+into that source, never its names.
 
 The schema must be sound (`fastavro_schema.for_fastavro`): then no type contains itself, so depth is bounded by the
 schema's own, and every item of an array has at least one byte, so counts are bounded by the bytes left.
@@ -20,6 +21,8 @@ Scan = Callable[[bytes, int], None]
 _LONG_BYTES = 10
 _INT_BYTES = 5
 _FIXED = {"float": 4, "double": 8}
+# Python compiles no more than 20 loops within each other; each array or map is two.
+_INLINE_DEPTH = 8
 
 
 def compile_scan(schema: Json) -> Scan:
@@ -28,7 +31,7 @@ def compile_scan(schema: Json) -> Scan:
     It raises `Undecodable` otherwise, saying what was found where, and nothing else for any bytes.
     """
     source = _Source(resolve(schema))
-    namespace: dict[str, Any] = {"bad": _bad, "varint": _varint, "skip": _skip, "count": _count}
+    namespace: dict[str, Any] = {"bad": _bad, "varint": _varint, "skip": _skip, "count": _count, "digits": _digits}
     exec(compile(source.text(), "<scan>", "exec"), namespace)  # noqa: S102  # our own lines, with numbers of the schema
     walk: Callable[[bytes, int, int], int] = namespace["datum"]
 
@@ -81,20 +84,25 @@ class _Source:
         if kind in plain:
             return plain[kind]
         if kind in {"string", "bytes"}:
-            return self._length(depth)
+            return [*self._length(depth), *_decimal(it, "p - (x >> 1)", "x >> 1", tab)]
         if kind == "enum":
             return [
                 *_number(tab),
                 f"{tab}if x & 1 or x >= {2 * len(it['symbols'])}: bad(p, 'an enum index out of range')",
             ]
-        return [f"{tab}p += {_FIXED.get(kind) or int(it['size'])}"]
+        size = _FIXED.get(kind) or int(it["size"])
+        return [f"{tab}p += {size}", *_decimal(it, f"p - {size}", str(size), tab)]
 
     def _function(self, record: dict[str, Json]) -> str:
         name = self._functions.get(record["name"])
         if name is None:
             body = [line for field in record["fields"] for line in self._datum(field["type"], 1)]
-            name = self._functions[record["name"]] = f"record_{len(self._functions)}"
-            self._lines += [f"def {name}(b, p, n):", *body, "    return p"]
+            name = self._functions[record["name"]] = self._define(body)
+        return name
+
+    def _define(self, body: list[str]) -> str:
+        name = f"part_{len(self._lines)}"
+        self._lines += [f"def {name}(b, p, n):", *body, "    return p"]
         return name
 
     def _length(self, depth: int) -> list[str]:
@@ -116,6 +124,8 @@ class _Source:
 
     def _blocks(self, it: dict[str, Json], depth: int) -> list[str]:
         tab, inner = "    " * depth, "    " * (depth + 2)
+        if depth > _INLINE_DEPTH:
+            return [f"{tab}p = {self._define(self._blocks(it, 1))}(b, p, n)"]
         keys = f"k{depth}"
         lines = [f"{tab}{keys} = set()"] if it["type"] == "map" else []
         lines += [f"{tab}while True:", f"{tab}    x, p = count(b, p, n)", f"{tab}    if not x: break"]
@@ -133,6 +143,14 @@ class _Source:
 def _number(tab: str) -> list[str]:
     """Read a number into `x`; most are one byte."""
     return [f"{tab}x = b[p]", f"{tab}p += 1", f"{tab}if x > 127: x, p = varint(b, p, x)"]
+
+
+def _decimal(it: dict[str, Json], start: str, size: str, tab: str) -> list[str]:
+    """Count the digits of a decimal that may have too many; so few bytes as most have need no counting."""
+    if it.get("logicalType") != "decimal":
+        return []
+    precision = int(it["precision"])
+    return [f"{tab}if {size} > {precision * 3 // 8}: digits(b, {start}, p, {precision})"]
 
 
 def _bad(position: int, what: str) -> None:
@@ -163,6 +181,13 @@ def _skip(b: bytes, p: int, most: int, last: int) -> int:
     if b[p + most - 1] > last:
         _bad(p + most, f"a number of more than {32 if most == _INT_BYTES else 64} bits")
     return p + most
+
+
+def _digits(b: bytes, start: int, p: int, most: int) -> None:
+    """Refuse the whole number between `start` and `p` when it has more than `most` digits."""
+    # A byte is 2.41 digits: the comparison keeps `10**most` no larger than the bytes are many.
+    if (p - start) * 5 > most * 2 and abs(int.from_bytes(b[start:p], "big", signed=True)) >= 10**most:
+        _bad(p, f"a decimal of more than {most} digits")
 
 
 def _count(b: bytes, p: int, n: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from pipeline.serde.avro_schema import Json, resolve
 
 _VERSION = re.compile(r"v([1-9][0-9]*)\.avsc")
 _SUBJECT = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
-_MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def _refuse_another_record(subject: Subject) -> None:
 
 def _version(subject: str, number: int, path: Path) -> SchemaFile:
     raw = path.read_bytes()
-    if len(raw) > _MAX_BYTES:
-        _refuse(path, f"{len(raw)} bytes are more than a schema has ({_MAX_BYTES}). Is it the right file?")
+    if len(raw) > MAX_BYTES:
+        _refuse(path, f"{len(raw)} bytes are more than a schema has ({MAX_BYTES}). Is it the right file?")
     try:
         text = raw.decode()
         schema: Any = parse(text)

@@ -8,6 +8,8 @@ from pipeline.errors import Undecodable
 
 MAGIC = 0
 HEADER_BYTES = 5
+# Registries count in 31 bits, as Java does; a dead letter has no room for more either.
+SCHEMA_ID_MAX = 2**31 - 1
 
 
 def header(schema_id: int) -> bytes:
@@ -23,7 +25,10 @@ def schema_id_of(value: bytes | None) -> int:
         raise Undecodable(f"{len(value)} bytes are too few for a frame of {HEADER_BYTES} bytes and a datum.")
     if value[0] != MAGIC:
         raise Undecodable(f"The first byte is 0x{value[0]:02x}; a framed value starts with 0x00.")
-    return int.from_bytes(value[1:HEADER_BYTES], "big")
+    schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")
+    if schema_id > SCHEMA_ID_MAX:
+        raise Undecodable(f"Schema id {schema_id} is above {SCHEMA_ID_MAX}, the highest that a registry gives.")
+    return schema_id
 
 
 def schema_id_or_none(value: bytes | None) -> int | None:

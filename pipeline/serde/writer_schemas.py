@@ -8,6 +8,7 @@ registry call each.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.errors import RegistryUnavailable, SchemaPending, SchemaUnknown
 
@@ -25,26 +26,29 @@ class WriterSchemas:
         self._ask = ask
         self._clock = clock
         self._first_seen: OrderedDict[int, float] = OrderedDict()
-        self._unknown_until: OrderedDict[int, float] = OrderedDict()
-        self._outage: tuple[RegistryUnavailable, float] | None = None
+        self._unknown_until: OrderedDict[int, tuple[float, str]] = OrderedDict()
+        self._outage: tuple[float, str] = (clock(), "")
 
     def __call__(self, schema_id: int) -> str:
         """The schema's text.
 
-        An outage (`RegistryUnavailable`) is believed for `OUTAGE_S` seconds without asking again, so that a flood of records
-        of cold schemas does not hold the poll loop for a time-out each.
+        An outage (`RegistryUnavailable`) is believed for as long as it took to find out, and `OUTAGE_S` seconds at least: a
+        flood of records of cold schemas must not hold the poll loop for a time-out each.
         Raises `SchemaPending` (an outage: wait) within `GRACE_S` seconds of an unknown id's first sight, `SchemaUnknown` (a
         dead letter) after it, for `FORGET_S` seconds without asking again.
         """
         now = self._clock()
-        if now < self._unknown_until.get(schema_id, now):
-            raise _unknown(schema_id)
-        if self._outage is not None and now < self._outage[1]:
-            raise self._outage[0]
+        until, words = self._unknown_until.get(schema_id, (now, ""))
+        if now < until:
+            raise SchemaUnknown(words)
+        until, words = self._outage
+        if now < until:
+            raise RegistryUnavailable(words)
         try:
             text = self._ask(schema_id)
         except RegistryUnavailable as error:
-            self._outage = (error, self._clock() + OUTAGE_S)
+            asked_s = self._clock() - now
+            self._outage = (self._clock() + max(OUTAGE_S, asked_s), str(error))
             raise
         except SchemaUnknown as error:
             first = self._first_seen.setdefault(schema_id, now)
@@ -53,18 +57,16 @@ class WriterSchemas:
                 raise SchemaPending(
                     f"Schema {schema_id} is not in the registry; it may come within {GRACE_S - (now - first):.0f} s."
                 ) from error
-            self._unknown_until[schema_id] = now + FORGET_S
+            # The registry's own words: it may have the schema, but not as Avro.
+            words = f"{error} (Asked for {GRACE_S:g} s.)"
+            self._unknown_until[schema_id] = now + FORGET_S, words
             _bound(self._unknown_until)
-            raise _unknown(schema_id) from error
+            raise SchemaUnknown(words) from None
         self._first_seen.pop(schema_id, None)
         self._unknown_until.pop(schema_id, None)
         return text
 
 
-def _unknown(schema_id: int) -> SchemaUnknown:
-    return SchemaUnknown(f"The registry has no schema {schema_id}, and did not get it in {GRACE_S:g} s either.")
-
-
-def _bound(ids: OrderedDict[int, float]) -> None:
+def _bound(ids: OrderedDict[int, Any]) -> None:
     while len(ids) > IDS_MAX:
         ids.popitem(last=False)

@@ -30,6 +30,7 @@ from pipeline.errors import (
     NotTogether,
     PipelineError,
     RecordError,
+    Retry,
     SchemaPending,
     Unavailable,
 )
@@ -102,6 +103,11 @@ class Work:
     due: float = 0.0
     waited: bool = False
     away: bool = False
+
+    @property
+    def attempts(self) -> int:
+        """How often it failed so far."""
+        return self.here + (self.its.attempts if self.its else 0)
 
     @property
     def size(self) -> int:
@@ -361,7 +367,9 @@ class Consume:
         try:
             work.event = self._handler.event(self._decoder.decode(work.record.value))
         except RecordError as error:
-            self._give_up(work, classify(error))
+            failure = classify(error)
+            self.failures[failure.kind] += 1
+            self._give_up(work, failure)
             return _Next.GONE
         except SchemaPending as error:
             self._warn_of_grace(error)
@@ -376,9 +384,8 @@ class Consume:
             return _Next.WAIT
         if work.waited:
             self._registry_outage.end()
-        if work.here or work.its:
-            attempts = (work.its.attempts if work.its else 0) + work.here
-            work.record = work.record._replace(attempt=attempts + 1)
+        if work.attempts + 1 != work.record.attempt:
+            work.record = work.record._replace(attempt=work.attempts + 1)
         return _Next.RUN
 
     def _name(self, work: Work) -> "_Next | None":
@@ -389,6 +396,7 @@ class Consume:
             work.tries = 1 + (stream.found.tries if stream.found.suspect == work.offset else 0)
         if work.tries >= self._crash_limit:
             # Those tries, and the death before anybody took care.
+            self.failures[FailureKind.CRASH_LOOP] += 1
             self._give_up(work, crash_loop(work.tries))
             return _Next.GONE
         before, stream.note = stream.note, Note(clean=False, suspect=work.offset, tries=work.tries)
@@ -451,15 +459,14 @@ class Consume:
             self._broken = error if isinstance(error, HandlerFailed) else self._bug(error, work.record)
             return _Next.WAIT
         work.here += 1
-        tier = work.stream.tier
-        decision = self._policy.decide(tier, work.here, self._jitter(), getattr(error, "after", None))
+        after_s = error.after if isinstance(error, Retry) else None
+        decision = self._policy.decide(work.stream.tier, work.attempts, self._jitter(), after_s)
         if isinstance(decision, InPlace):
             work.due = self._clock() + decision.delay_s
             return _Next.WAIT
         if isinstance(decision, GiveUp):
-            attempts = (work.its.attempts if work.its else 0) + work.here
             self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
-            self._give_up(work, exhausted(failure, attempts), keep_lane=True)
+            self._give_up(work, exhausted(failure, work.attempts), keep_lane=True)
         else:
             self._park(work, decision.tier, failure)
         return _Next.AWAY
@@ -500,7 +507,7 @@ class Consume:
         record, now_ms = work.record, self._now_ms()
         its = work.its or Journey(record.topic, record.partition, record.offset, record.timestamp_ms)
         due_ms = now_ms + int(self._policy.tiers[tier - 1] * 1000) if failure is not None else now_ms
-        travelled = failed(its, failure, now_ms, due_ms, its.attempts + work.here)
+        travelled = failed(its, failure, now_ms, due_ms, work.attempts)
 
         def acknowledged(offset: int) -> None:
             if self._keep_order:
@@ -720,6 +727,23 @@ class Consume:
             stream.holds.discard(reason)
         if freed:
             self._source.resume([stream.where for stream in freed])
+
+    def outcomes(self) -> dict[str, int]:
+        """Settled records, by what became of them."""
+        it = self.totals
+        return {"handled": it.handled, "dead_lettered": it.dead_lettered, "parked": it.parked}
+
+    def failures_by_kind(self) -> dict[str, int]:
+        """Every failure so far, by its class; classes that did not occur count zero."""
+        return {str(kind): self.failures[kind] for kind in FailureKind}
+
+    def gauges(self) -> dict[str, float]:
+        """How it stands now. Asked by another thread: each number is right for some moment."""
+        shards = {stream.shard for stream in list(self._partitions.open.values())}
+        return {
+            "in_flight_records": len(self._lanes) + self._lanes.in_hand,
+            "parked_records": sum(len(shard.fence) for shard in shards),
+        }
 
     def counts(self) -> tuple[int, str]:
         """How many were consumed, and what became of them, in words."""

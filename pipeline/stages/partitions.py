@@ -72,8 +72,8 @@ class Partitions:
         self._clock = clock
         self._together = together and len(topics) > 1
         self._assigned: dict[TopicPartition, float] = {}
-        # Closed with a part of their shard that went, and still assigned: the client has read on in them.
-        self._stayed: set[TopicPartition] = set()
+        # Closed and still ours: the client would read on behind what was read and dropped.
+        self._read_on: set[TopicPartition] = set()
         self.open: dict[tuple[str, int], Stream] = {}
 
     def came(self, partitions: Collection[TopicPartition]) -> None:
@@ -85,7 +85,9 @@ class Partitions:
         """These are gone, and what was closed because of them stays closed until they come back."""
         for where in partitions:
             self._assigned.pop(where, None)
-            self._stayed.discard(where)
+        self._read_on.difference_update(partitions)
+        now, numbers = self._clock(), {where.partition for where in partitions}
+        self._assigned |= {where: now for where in self._assigned if where.partition in numbers}
 
     @property
     def all_open(self) -> bool:
@@ -113,13 +115,11 @@ class Partitions:
         return [stream for stream in self.open.values() if stream.shard in shards]
 
     def close(self, streams: Iterable[Stream]) -> None:
-        """They belong to another member now, or wait for what does; as long as those that came one by one."""
-        now = self._clock()
+        """They belong to another member now."""
         for stream in streams:
             stream.shard.closed = True
             self.open.pop(stream.where, None)
-            self._assigned[stream.where] = now
-            self._stayed.add(stream.where)
+            self._read_on.add(stream.where)
 
     def open_what_is_whole(self, source: Source) -> list[Stream]:
         """Open every shard that is whole by now; the new streams, not resumed yet.
@@ -145,10 +145,8 @@ class Partitions:
         self._build_fences(streams)
         starts = {stream.where: stream.commit(clean=False) for stream in streams}
         source.commit_now(starts)
-        # What was dropped when it closed has to be read again, or a commit would pass over it.
-        if again := {where: commit.offset for where, commit in starts.items() if where in self._stayed}:
-            source.rewind(again)
-            self._stayed -= set(again)
+        source.rewind({where: commit.offset for where, commit in starts.items() if where in self._read_on})
+        self._read_on.difference_update(starts)
         for stream in streams:
             stream.committed = starts[stream.where]
             self.open[stream.where] = stream

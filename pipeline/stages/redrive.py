@@ -1,4 +1,4 @@
-"""deadletters redrive: letters back into the topic that they came from, each exactly once.
+"""deadletters redrive: letters back to the group that gave them up, or to their source topic, each exactly once.
 
 One transaction carries the republished records, a mark for each in the ledger, and the redrive group's offsets. The
 transactional id belongs to the dead-letter topic, so a second redrive fences the first before it reads the ledger: no
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from pipeline.core.ports import Decoder
 from pipeline.core.record import Headers, Record, TopicPartition
 from pipeline.core.redrive import PARKED, REDRIVEN, LetterId, Selection, Watermarks, letter_id, original
+from pipeline.core.retry import Journey
 from pipeline.errors import BrokerUnavailable, Fenced, RecordError, Refused, SchemaUnknown, TopicRefused
 from pipeline.stages.letters import LetterReader, StoredLetter, marked
 
@@ -68,9 +69,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One letter on its way: what is published where; `partition` None leaves it to the partitioner."""
+    """One letter on its way: what is published where; `partition` None leaves it to the partitioner.
+
+    `source` is the topic that the record was first read from, whose schema it has.
+    """
 
     letter: StoredLetter
+    source: str
     topic: str
     partition: int | None
     key: bytes | None
@@ -84,7 +89,8 @@ class Redrive:
     """Redrives letters of one topic. `partitions` tells how many a topic has, None where it is not there.
 
     `take_over` gives the transactional producer, once every other redrive of the topic is fenced; `group` the metadata
-    of the group whose offsets move. `patch` makes the new value of a source topic's record.
+    of the group whose offsets move. `patch` makes the new value of a source topic's record. `retry_topic` names the first
+    retry topic of a source topic and a group, where no other group sees the record; without it letters go to the source.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Redrive:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         say: Callable[[str], None],
+        retry_topic: Callable[[str, str], str | None] | None = None,
         patch: Patch | None = None,
         max_redrives: int = 3,
         batch: int = 100,
@@ -113,6 +120,7 @@ class Redrive:
         self._clock = clock
         self._sleep = sleep
         self._say = say
+        self._retry_topic = retry_topic
         self._patch = patch
         self._max_redrives = max_redrives
         # A transaction never stays open to wait for its rate: at most a second's letters make one.
@@ -159,7 +167,7 @@ class Redrive:
             elif outcome.parked:
                 yield letter, "parked", f"redriven {self._max_redrives} times already"
             else:
-                yield letter, *_decoded(self._reader.originals(outcome.topic), outcome)
+                yield letter, *_decoded(self._reader.originals(outcome.source), outcome)
 
     def run(self, plan: Plan, stopping: Callable[[], bool], tick: Callable[[], None]) -> Totals:
         """Redrive the plan's letters until they are done or `stopping()`; `skipped` counts those that were left.
@@ -255,17 +263,43 @@ class Redrive:
             parked = self._topic + PARKED
             partition = record.partition if record.partition < (self._partitions(parked) or 0) else None
             return Outgoing(
-                letter, parked, partition, record.key, record.value, record.headers, record.timestamp_ms, parked=True
+                letter,
+                it.topic,
+                parked,
+                partition,
+                record.key,
+                record.value,
+                record.headers,
+                record.timestamp_ms,
+                parked=True,
             )
-        there = None if it.topic.startswith("__") else self._partitions(it.topic)
-        if there is None:
-            return f"its topic {it.topic} is not there"
         try:
             value = it.value if self._patch is None else self._patch(it.topic, it.value)
         except RecordError as error:
             return f"the patch does not fit: {error}"
+        if self._retry_topic is not None:
+            return self._to_group(letter, self._retry_topic, value)
+        there = None if it.topic.startswith("__") else self._partitions(it.topic)
+        if there is None:
+            return f"its topic {it.topic} is not there"
         partition = it.partition if it.partition < there else None
-        return Outgoing(letter, it.topic, partition, it.key, value, it.counted(), it.timestamp_ms, parked=False)
+        headers = it.counted()
+        return Outgoing(letter, it.topic, it.topic, partition, it.key, value, headers, it.timestamp_ms, parked=False)
+
+    def _to_group(
+        self, letter: StoredLetter, retry_topic: Callable[[str, str], str | None], value: bytes | None
+    ) -> Outgoing | str:
+        """Into the group's own retry topic, as if it failed there for the first time and were due now."""
+        assert letter.envelope is not None
+        it, group = original(letter.envelope), letter.envelope["consumer_group"]
+        topic = retry_topic(it.topic, group)
+        if topic is None:
+            return f"the group {group} has no retry topic for {it.topic}; --to-source sends it to all groups"
+        if it.partition >= (self._partitions(topic) or 0):
+            return f"{topic} has no partition {it.partition}; start a worker of {group}, which adds it"
+        travelled = Journey(it.topic, it.partition, letter.envelope["source_offset"], it.timestamp_ms)
+        headers = travelled.headers(it.counted())
+        return Outgoing(letter, it.topic, topic, it.partition, it.key, value, headers, None, parked=False)
 
     def _require_parking(self, letter: StoredLetter) -> None:
         parked = self._topic + PARKED
@@ -302,11 +336,11 @@ def ledger(records: Iterable[Record]) -> dict[LetterId, int | None]:
 
 def _decoded(decoder: Decoder | None, outgoing: Outgoing) -> tuple[str, str]:
     if decoder is None:
-        return "no_schema", f"there is no schema file for {outgoing.topic}"
+        return "no_schema", f"there is no schema file for {outgoing.source}"
     try:
         decoder.decode(outgoing.value)
     except SchemaUnknown as error:
         return "schema_unknown", str(error)
     except RecordError as error:
         return "undecodable", str(error)
-    return "decodes", f"as {outgoing.topic} is read now"
+    return "decodes", f"as {outgoing.source} is read now"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.core.offsets import read_note
 from pipeline.core.record import Record
 from pipeline.core.topic_file import Declared
 from pipeline.kafka.admin import Cluster
@@ -107,6 +109,7 @@ class Pipe:
             "PIPELINE_KAFKA__TOPIC": self.topic,
             "PIPELINE_KAFKA__DEAD_LETTER_TOPIC": self.dead_letter_topic,
             "PIPELINE_KAFKA__CONSUMER_GROUP": self.group,
+            "PIPELINE_KAFKA__GROUP_PROTOCOL": os.environ.get("TEST_GROUP_PROTOCOL", "classic"),
             "PIPELINE_REGISTRY__URL": self.registry_url,
             "PIPELINE_SCHEMAS__DIR": str(self.schemas),
             "PIPELINE_STORE__URL": f"sqlite:///{self.store}",
@@ -171,6 +174,29 @@ class Pipe:
         """All that lies in a topic now."""
         return list(read_all(self.properties | {"enable.partition.eof": True}, topic, self.cluster.end_offsets(topic)))
 
+    def end_of(self, topic: str) -> int:
+        """How many offsets a topic has."""
+        return sum(self.cluster.end_offsets(topic).values())
+
+    def done_ahead(self, partition: int) -> int:
+        """How many records above the committed offset are done, says the commit's metadata."""
+        consumer = Consumer(self.properties | {"group.id": self.group})
+        try:
+            [it] = consumer.committed([TopicPartition(self.topic, partition)], timeout=10)
+        finally:
+            consumer.close()
+        return sum(last - first for first, last in read_note(it.metadata, it.offset).done)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What the store answers; nothing before its table is there."""
+        connection = sqlite3.connect(self.store)
+        try:
+            return connection.execute(query).fetchall()
+        except sqlite3.OperationalError:
+            return []
+        finally:
+            connection.close()
+
     def lag(self) -> int:
         return sum(self.cluster.lag(self.group, self.topic).values())
 
@@ -208,3 +234,9 @@ def pipe(bare_pipe: Pipe) -> Pipe:
     bare_pipe.create_topics()
     bare_pipe.register_schemas()
     return bare_pipe
+
+
+@pytest.fixture(params=["classic", pytest.param("consumer", marks=pytest.mark.kip848)])
+def protocol(request: pytest.FixtureRequest) -> str:
+    """The group protocol: classic, and KIP-848's."""
+    return str(request.param)

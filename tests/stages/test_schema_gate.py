@@ -258,7 +258,8 @@ def test_nothing_else_in_the_package_registers_a_schema():
         for path in root.rglob("*.py")
         if (names := _attributes_called(path))
     }
-    registering = {path for path, names in calls.items() if names}
+    # Metrics register with Prometheus' own registry.
+    registering = {path for path, names in calls.items() if names} - {"metrics.py"}
     assert {path for path in registering if "register_schema" in calls[path]} == {"kafka/registry.py"}
     assert registering == {"kafka/registry.py", "stages/schema_gate.py", "schemas.py"}
 

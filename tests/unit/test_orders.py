@@ -77,6 +77,7 @@ def test_number_with_more_digits_than_a_binary_float_arrives_exactly() -> None:
         (line(order_id="   "), "order_id: "),
         (line(order_id="x" * 257), "order_id: "),
         (line(extra=1), "extra: Extra inputs"),
+        (b'{"order_id": "1", "customer_id": "c", "amount": "1"}', "timestamp_utc: Field required"),
         (line(orderId="2"), "orderId: Extra inputs"),
         (b'{"order_id": "1", "order_id": "2"}', "twice"),
         (b'{"order_id": "1"', "not valid JSON"),

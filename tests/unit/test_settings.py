@@ -180,7 +180,7 @@ def test_service_links_of_kubernetes_are_passed_over(env):
 
 def test_port_that_is_no_service_link_is_refused(env):
     env(PIPELINE_PORT="8000")
-    assert problems() == ["PIPELINE_PORT (environment) is not a setting"]
+    assert problems() == ["PIPELINE_PORT (environment) is not a setting: did you mean PIPELINE_METRICS__PORT?"]
 
 
 @pytest.mark.parametrize(

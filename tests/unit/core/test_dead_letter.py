@@ -11,9 +11,11 @@ from pipeline.core.failures import ERROR_CHARACTERS_MAX, Failure, FailureKind, c
 from pipeline.core.record import Record
 from pipeline.errors import (
     BrokerUnavailable,
+    HandlerFailed,
     Invalid,
     RegistryUnavailable,
     Reject,
+    Retry,
     SchemaUnknown,
     SinkRefused,
     SinkUnavailable,
@@ -104,5 +106,7 @@ def test_failure_names_the_cause_and_is_cut() -> None:
     assert len(classify(error).message) == ERROR_CHARACTERS_MAX
 
 
-def test_error_text_that_is_no_unicode_still_makes_a_header() -> None:
-    assert dict(letter(failure=Failure(FailureKind.INVALID, "x", "bad \ud800")).headers())["error"] == b"bad \\ud800"
+def test_error_text_that_is_no_unicode_still_makes_a_letter() -> None:
+    it = letter(failure=Failure(FailureKind.INVALID, "x", "bad \ud800"))
+    assert through_avro(it)["error"] == "bad \\ud800"
+    assert dict(it.headers())["error"] == b"bad \\ud800"

@@ -93,6 +93,48 @@ def test_datum_that_does_not_fit_is_refused_and_never_rounded(change: dict[str, 
         RegisteredAvroSerializer(writer)(ORDER | change, CONTEXT)
 
 
+NUMBERS = {
+    "type": "record",
+    "name": "Numbers",
+    "fields": [
+        {"name": "small", "type": "int"},
+        {"name": "maybe", "type": ["null", "int"], "default": None},
+        {"name": "price", "type": "double", "default": 1.5},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}, "default": 0},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("datum", "says"),
+    [
+        ({"small": 2**31}, "Numbers.small: this int is no int"),
+        ({"small": -(2**31) - 1}, "Numbers.small: this int is no int"),
+        ({"small": 1, "maybe": 2**31}, "maybe"),
+        ({"small": 1.5}, "Numbers.small: this float is no int"),
+        ({"small": 1, "at": 1.5}, "Numbers.at: this float is no long"),
+        ({"small": True}, "Numbers.small: this bool is no int"),
+        ({"small": 1, "price": True}, "Numbers.price: this bool is no double"),
+        ({"small": 1, "extra": 2}, "extra"),
+        ({"maybe": 1}, "small"),
+    ],
+    ids=[
+        "B53-int-of-33-bits", "B53-int-below-32-bits", "B53-int-of-33-bits-in-a-union", "B54-half-for-an-int",
+        "B54-half-a-millisecond", "B54-boolean-for-an-int", "B54-boolean-for-a-double", "B55-field-too-many",
+        "B56-field-missing",
+    ],
+)  # fmt: skip
+def test_what_would_be_written_as_something_else_is_refused(datum: dict[str, Any], says: str) -> None:
+    with pytest.raises(Invalid, match=says):
+        AvroWriter(NUMBERS, 1).encode(datum)
+
+
+def test_fields_with_a_default_may_be_left_out_and_whole_numbers_be_written_as_floating_ones() -> None:
+    it = reader(NUMBERS, NUMBERS)
+    read = it.decode(AvroWriter(NUMBERS, 1).encode({"small": 2**31 - 1, "price": 2}))
+    assert (read["small"], read["maybe"], read["price"]) == (2**31 - 1, None, 2.0)
+
+
 def test_trailing_bytes_after_a_datum_are_refused() -> None:
     value = AvroWriter(SCHEMA, 1).encode(ORDER)
     with pytest.raises(Undecodable, match="1 bytes are left over"):
@@ -130,6 +172,37 @@ def test_schema_that_is_no_record_is_refused() -> None:
         AvroReader(SCHEMA, lambda schema_id: "not JSON").decode(b"\x00\x00\x00\x00\x01\x02a")
     with pytest.raises(Undecodable):
         AvroReader(SCHEMA, lambda schema_id: '{"type": "nonsense"}').decode(b"\x00\x00\x00\x00\x01\x02a")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a":' * 5000 + "1" + "}" * 5000, "nested too deeply"),
+        (TEXT.replace('"string"', '{"type": "array", "items": ' * 5000 + '"string"' + "}" * 5000, 1), "nested too"),
+        (json.dumps(SCHEMA | {"doc": "x" * 5_000_000}), "more than 1048576"),
+        (TEXT.replace('"string"', '["null", "shop.Money"]', 1), "unknown-type: shop.Money"),
+        (
+            TEXT.replace('"string"', json.dumps([{"type": "fixed", "name": f"F{n}", "size": 1} for n in range(3000)]), 1),
+            "RecursionError",
+        ),
+    ],
+    ids=[
+        "B33-json-nested-5000-deep", "B33-type-nested-5000-deep", "B34-schema-of-5-MB",
+        "B35-reference-that-is-not-resolved", "more-branches-than-python-compiles",
+    ],
+)  # fmt: skip
+def test_schema_that_cannot_be_read_is_no_crash_and_is_asked_for_once(text: str, says: str) -> None:
+    asked: list[int] = []
+
+    def schema_by_id(schema_id: int) -> str:
+        asked.append(schema_id)
+        return text
+
+    it = AvroReader(SCHEMA, schema_by_id)
+    for _ in range(2):
+        with pytest.raises(Undecodable, match=says):
+            it.decode(b"\x00\x00\x00\x00\x01\x02a")
+    assert asked == [1]
 
 
 def test_old_records_are_read_with_the_new_fields_default() -> None:

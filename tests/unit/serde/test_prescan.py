@@ -108,6 +108,8 @@ INT64_MIN = b"\xff" * 9 + b"\x01"
 TWO_TO_40 = b"\x80\x80\x80\x80\x80\x40"
 ARRAY = record(a={"type": "array", "items": "int"})
 MAP = record(m={"type": "map", "values": "int"})
+DECIMAL = {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}
+FIXED_DECIMAL = {"type": "fixed", "name": "D", "size": 3} | {"logicalType": "decimal", "precision": 4, "scale": 2}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,10 @@ MAP = record(m={"type": "map", "values": "int"})
         (ARRAY, b"\x01\x09\x02\x00", "block size"),
         (ARRAY, b"\x01\x7e\x02\x00", "block size"),
         (MAP, b"\x04\x02a\x02\x02a\x04\x00", "key twice"),
+        (record(a=DECIMAL), b"\x04\x27\x10", "more than 4 digits"),
+        (record(a=DECIMAL), b"\x06\xff\xd8\xf0", "more than 4 digits"),
+        (record(a=DECIMAL), b"\xc8\x01" + b"\x55" * 100, "more than 4 digits"),
+        (record(a=FIXED_DECIMAL), b"\x00\x27\x10", "more than 4 digits"),
         (record(a="float"), b"\x00\x00", "before the datum does"),
         (record(a={"type": "fixed", "name": "F", "size": 4}), b"\x00", "before the datum does"),
     ],
@@ -145,8 +151,38 @@ def test_bytes_that_lie_about_themselves_are_refused(schema: Any, value: bytes, 
         compile_scan(schema)(value, 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (DECIMAL, b"\x04\x27\x0f"),
+        (DECIMAL, b"\x04\xd8\xf1"),
+        (DECIMAL, b"\xc8\x01" + b"\x00" * 98 + b"\x27\x0f"),
+        (DECIMAL | {"precision": 10**9}, b"\xc8\x01" + b"\x55" * 100),
+        (FIXED_DECIMAL, b"\xff\xd8\xf1"),
+        (DECIMAL, b"\x00"),
+    ],
+)
+def test_decimal_of_as_many_digits_as_its_schema_has_passes(kind: Any, value: bytes) -> None:
+    compile_scan(record(a=kind))(value, 0)
+
+
 def test_block_with_its_size_is_read_as_avro_says() -> None:
     compile_scan(ARRAY)(b"\x03\x04\x02\x04\x00", 0)
+
+
+@pytest.mark.parametrize(("kind", "inner", "key"), [("array", "items", b""), ("map", "values", b"\x00")])
+def test_types_nested_as_deep_as_a_schema_may_be_are_walked(kind: str, inner: str, key: bytes) -> None:
+    """Python compiles twenty loops within each other at most, and a hundred indentations."""
+    deep: Any = "int"
+    value = b"\x02"
+    for _ in range(49):
+        deep = {"type": kind, inner: ["null", deep]}
+        value = b"\x02" + key + b"\x02" + value + b"\x00"
+    for_fastavro(record(a=deep))
+    scan = compile_scan(record(a=deep))
+    scan(value, 0)
+    with pytest.raises(Undecodable):
+        scan(value[:-1], 0)
 
 
 def test_type_used_in_many_places_is_compiled_once() -> None:

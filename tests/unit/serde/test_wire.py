@@ -8,7 +8,7 @@ from pipeline.serde import wire
 
 def test_frame_is_a_zero_byte_and_the_id_big_endian() -> None:
     assert wire.header(0x01020304) == b"\x00\x01\x02\x03\x04"
-    assert wire.schema_id_of(wire.header(2**32 - 1) + b"x") == 2**32 - 1
+    assert wire.schema_id_of(wire.header(2**31 - 1) + b"x") == 2**31 - 1
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ def test_frame_is_a_zero_byte_and_the_id_big_endian() -> None:
         (b"\x7f\x00\x00\x00\x01x", "0x7f"),
         (b'{"order_id": 1}', "0x7b"),
         (b"\x01" + bytes(16) + b"x", "0x01"),
+        (b"\x00\x80\x00\x00\x00x", "2147483648 is above"),
+        (b"\x00\xff\xff\xff\xffx", "4294967295 is above"),
     ],
 )
 def test_value_without_a_frame_is_undecodable(value: bytes | None, says: str) -> None:

@@ -21,7 +21,7 @@ class World:
         if self.down:
             raise RegistryUnavailable("no answer")
         if schema_id not in self.known:
-            raise SchemaUnknown("404")
+            raise SchemaUnknown(f"Schema {schema_id} is PROTOBUF, not Avro.")
         return self.known[schema_id]
 
 
@@ -39,11 +39,11 @@ def test_unknown_id_is_given_up_after_the_grace_and_not_asked_for_again_for_a_wh
     with pytest.raises(SchemaPending):
         world.schemas(7)
     world.now += GRACE_S
-    with pytest.raises(SchemaUnknown):
+    with pytest.raises(SchemaUnknown, match="Schema 7 is PROTOBUF, not Avro"):
         world.schemas(7)
     asked = len(world.asked)
     for _ in range(1000):
-        with pytest.raises(SchemaUnknown):
+        with pytest.raises(SchemaUnknown, match="Schema 7 is PROTOBUF, not Avro"):
             world.schemas(7)
     assert len(world.asked) == asked
     world.known[7] = "text"

@@ -1,0 +1,70 @@
+"""Prometheus metrics of a worker: read from the stage's own counts when somebody asks, so a record costs nothing more.
+
+Names follow the field's: `_total` counters, no key or offset as a label. Off unless `metrics.port` is set.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from pipeline.errors import SettingsRefused
+
+
+class Counts(Protocol):
+    """What a stage counts."""
+
+    def outcomes(self) -> Mapping[str, int]: ...
+
+    def failures_by_kind(self) -> Mapping[str, int]: ...
+
+    def gauges(self) -> Mapping[str, float]: ...
+
+
+@contextmanager
+def served(stage: Counts, labels: Mapping[str, str], host: str, port: int | None) -> Iterator[None]:
+    """Serve `/metrics` on `host:port` while the block runs; `SettingsRefused` when that port cannot be had.
+
+    - `pipeline_records_total{topic,group,outcome}`: handled, dead_lettered, parked
+    - `pipeline_failures_total{topic,group,kind}`: every failure by its class, also those that were tried again
+    - `pipeline_in_flight_records`: read and not settled; `pipeline_parked_records`: keyed ones that wait in retry topics
+    """
+    if port is None:
+        yield
+        return
+    # Imported here because only who asks for metrics needs it.
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric  # noqa: PLC0415
+    from prometheus_client.registry import Collector  # noqa: PLC0415
+
+    names, values = list(labels), list(labels.values())
+
+    class _Stage(Collector):
+        def collect(self) -> Iterator[Metric]:
+            records = CounterMetricFamily(
+                "pipeline_records", "Records settled, by what became of them.", None, [*names, "outcome"]
+            )
+            for outcome, count in stage.outcomes().items():
+                records.add_metric([*values, outcome], count)
+            failures = CounterMetricFamily("pipeline_failures", "Failures by their class.", None, [*names, "kind"])
+            for kind, count in stage.failures_by_kind().items():
+                failures.add_metric([*values, kind], count)
+            yield from (records, failures)
+            for name, value in stage.gauges().items():
+                gauge = GaugeMetricFamily(f"pipeline_{name}", name.replace("_", " ").capitalize() + ".", None, names)
+                gauge.add_metric(values, value)
+                yield gauge
+
+    registry = CollectorRegistry()
+    registry.register(_Stage())
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise SettingsRefused(
+            f"metrics.port {port} on {host} cannot be used: {error.strerror}. Choose another one, or leave it out."
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
