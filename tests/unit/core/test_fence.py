@@ -43,10 +43,11 @@ def test_same_place_parked_twice_counts_once_and_what_was_never_parked_is_no_mat
 
 @dataclass
 class Parked:
-    """One record as it lies in one tier; `number` is its place in the source."""
+    """One record as it lies in one tier; `number` is its place in the source, `attempts` how often it failed before."""
 
     number: int
     key: bytes
+    attempts: int = 0
 
 
 @dataclass
@@ -97,7 +98,8 @@ class Partition(RuleBasedStateMachine):
             self._give_up(tier, offset)
         else:
             self.failures_here[tier, offset] += 1
-            decision = self.policy.decide(tier, self.failures_here[tier, offset], 0.0, after)
+            attempts = record.attempts + self.failures_here[tier, offset]
+            decision = self.policy.decide(tier, attempts, 0.0, after)
             if isinstance(decision, GiveUp):
                 self._give_up(tier, offset)
             elif not isinstance(decision, InPlace):
@@ -166,7 +168,8 @@ class Partition(RuleBasedStateMachine):
     def _move(self, tier: int, offset: int, to: int) -> None:
         there = self.tiers[to]
         record = self.tiers[tier].log[offset]
-        there.log.append(record)
+        attempts = record.attempts + self.failures_here[tier, offset]
+        there.log.append(Parked(record.number, record.key, attempts))
         self.fence.park(to, len(there.log) - 1, record.key)
         self._settle(tier, offset)
 

@@ -1,0 +1,71 @@
+"""A member of a group on a real broker. Its twin on fakes: tests/stages/broker.py."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from pipeline.core.record import Record, TopicPartition
+from pipeline.kafka.consumer import GroupConsumer
+from tests.integration.conftest import Pipe, declared
+
+pytestmark = pytest.mark.integration
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.ours: set[TopicPartition] = set()
+
+    def assigned(self, partitions: Any) -> None:
+        self.ours |= set(partitions)
+
+    def given_up(self, partitions: Any, lost: bool) -> None:
+        self.ours -= set(partitions)
+
+    def committed(self, error: Any) -> None: ...
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_paused_partition_is_read_again_from_where_it_is_rewound_to(bare_pipe: Pipe, protocol: str) -> None:
+    bare_pipe.cluster.create([declared(bare_pipe.topic, 1)])
+    producer = Producer(bare_pipe.properties)
+    for number in range(50):
+        producer.produce(bare_pipe.topic, b"%d" % number, b"k", 0)
+    assert producer.flush(30) == 0
+    where = TopicPartition(bare_pipe.topic, 0)
+    properties = {
+        **bare_pipe.properties,
+        "group.id": bare_pipe.group,
+        "group.protocol": protocol,
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+    }
+    listener = Listener()
+    member = GroupConsumer(properties, [bare_pipe.topic], listener)
+    records: list[Record] = []
+
+    def poll_until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "it never came"
+            records.extend(member.poll(500, 0.1))
+
+    try:
+        poll_until(lambda: where in listener.ours)
+        member.resume([where])
+        poll_until(lambda: len(records) == 50)
+        member.pause([where])
+        member.poll(500, 0.1)
+        member.rewind({where: 7})
+        assert member.positions() == {where: -1}
+        assert member.poll(500, 0.1) == [], "paused stays paused"
+        member.resume([where])
+        poll_until(lambda: len(records) == 93)
+        assert [record.offset for record in records[50:]] == list(range(7, 50))
+        poll_until(lambda: member.positions() == {where: 50})
+    finally:
+        member.close()
