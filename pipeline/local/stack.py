@@ -235,8 +235,7 @@ class LocalStack:
         )
         if (self.folder / "kafka" / "meta.properties").exists():
             return
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*self._kafka_java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+        command = [*self._kafka_java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties)]
         formatted = subprocess.run(command, capture_output=True, text=True, check=False)
         if formatted.returncode:
             raise PipelineError(f"Kafka's storage cannot be formatted in {self.folder}: {formatted.stderr.strip()}")
@@ -282,6 +281,13 @@ def _start_somewhere(folder: Path, installed: Installed, say: Callable[[str], No
         else:
             return stack
     raise AssertionError("unreachable")
+
+
+def _cluster_id() -> str:
+    """As Kafka writes them: never with a dash in front, which its own command takes for an option."""
+    while (text := urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
 
 
 def free_port() -> int:
