@@ -15,7 +15,7 @@ from pipeline.core.ports import Encoder, Listener
 from pipeline.core.record import TopicPartition
 from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, merge_patch
 from pipeline.core.topic_file import Declared
-from pipeline.errors import SchemaRefused, TopicRefused, Unavailable
+from pipeline.errors import BrokerUnavailable, SchemaRefused, TopicRefused, Unavailable
 from pipeline.kafka import config
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.consumer import GroupConsumer
@@ -230,7 +230,14 @@ def _provide_ledger(asked: Cluster, name: str) -> None:
     """Make the ledger where it is not there; refused where it would forget, and so let letters be sent again."""
     configs = {"cleanup.policy": "compact"}
     asked.create([Declared(name, 1, configs=configs, purpose="Which letters were redriven.")])
-    _wait_for(lambda: asked.end_offsets(name), stopping=lambda: False, give_up_after_s=GIVE_UP_AFTER_S)
+
+    def led() -> None:
+        # Whoever made it, a moment ago perhaps: a broker does not know a new topic at once.
+        if asked.partitions(name) is None:
+            raise BrokerUnavailable(f"The ledger {name} is not known to every broker yet.")
+        asked.end_offsets(name)
+
+    _wait_for(led, stopping=lambda: False, give_up_after_s=GIVE_UP_AFTER_S)
     policy = asked.topic_configs([name])[name]["cleanup.policy"]
     if policy != "compact":
         raise TopicRefused(

@@ -20,6 +20,7 @@ OUTAGE = frozenset(
         "BROKER_NOT_AVAILABLE",
         "COORDINATOR_LOAD_IN_PROGRESS",
         "COORDINATOR_NOT_AVAILABLE",
+        "FENCED_LEADER_EPOCH",
         "KAFKA_STORAGE_ERROR",
         "LEADER_NOT_AVAILABLE",
         "NETWORK_EXCEPTION",
@@ -32,6 +33,7 @@ OUTAGE = frozenset(
         "REPLICA_NOT_AVAILABLE",
         "REQUEST_TIMED_OUT",
         "THROTTLING_QUOTA_EXCEEDED",
+        "UNKNOWN_LEADER_EPOCH",  # a topic made a moment ago: its leader does not know yet that it is the leader
     }
 )
 UNAUTHENTICATED = frozenset(
