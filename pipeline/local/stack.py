@@ -51,6 +51,9 @@ group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=500
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+# A broker that was killed is taken back once its old session is over: in 4 seconds, not in 9.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=500
 """
 LOGGING = Path(__file__).with_name("log4j2.xml")
 KAFKA_HEAP = "-Xmx768m"
