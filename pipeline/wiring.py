@@ -34,6 +34,7 @@ from pipeline.stages.dead_letters import DeadLetterBox
 from pipeline.stages.handlers import Handler, adapt, load
 from pipeline.stages.letters import Ledger, LetterReader
 from pipeline.stages.produce import Produce
+from pipeline.stages.purge import Purge
 from pipeline.stages.redrive import Redrive, ledger
 from pipeline.stages.report import ProduceReport, consume_report, rejects_file
 
@@ -201,6 +202,16 @@ def redrive(
             batch=batch,
             rate=rate,
         )
+
+
+@contextmanager
+def purge(settings: Settings) -> Iterator[Purge]:
+    """The purge stage for the letters that are there now."""
+    topic, asked = settings.kafka.dead_letter_topic, cluster(settings)
+    _require_topics(settings, topic)
+    with registry(settings) as writers:
+        ends = asked.end_offsets(topic)
+        yield Purge(topic, ends, _letter_reader(settings, ends, writers), asked)
 
 
 def _letter_reader(settings: Settings, ends: dict[int, int], writers: Registry) -> LetterReader:
