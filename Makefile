@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+# The tests mostly wait: three workers keep two cores busy. Files named in ARGS run in one process, at once.
+WORKERS ?= 3
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
@@ -36,10 +38,10 @@ demo: $(READY) ## 25 900 real invoices, from a file to a table, end to end
 	@$(BIN)/python examples/demo.py
 
 test: $(READY) ## Unit, stage and integration tests, on a real broker and registry of their own
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(WORKERS))
 
 test-long: $(READY) ## What make test leaves out because it takes minutes
-	$(BIN)/python -m pytest -m long $(ARGS)
+	$(BIN)/python -m pytest -m long $(or $(ARGS),--numprocesses $(WORKERS))
 
 test-protocols: $(READY) ## All that members of a group do, in both group protocols, static and dynamic (takes long)
 	for protocol in classic consumer; do \

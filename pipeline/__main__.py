@@ -9,7 +9,7 @@ DOORS = {
     "schemas": "the Avro contracts: check, register, diff, list",
     "produce": "orders into the topic",
     "consume": "a worker of a group: from the topic to the store",
-    "deadletters": "what was given up, and why: list, show, stats",
+    "deadletters": "what was given up, and why: list, show, stats, redrive, purge",
     "groups": "consumer groups: list, describe, reset",
     "config": "the settings, and where each value came from",
 }

@@ -1,4 +1,4 @@
-"""`python -m pipeline.deadletters list | show | stats | export | redrive`: what was given up, why, and back again."""
+"""`python -m pipeline.deadletters list | show | stats | export | redrive | purge`: what was given up, why, and back again."""
 
 import json
 from contextlib import AbstractContextManager
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import purge as purging
 from pipeline import redrive as redriving
 from pipeline.redrive import Json, Key, Reason, SchemaId, Servers, Since, Source, Topic, Until
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 app.command()(redriving.redrive)
+app.command()(purging.purge)
 
 
 @app.command("list")

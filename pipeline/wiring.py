@@ -42,6 +42,7 @@ from pipeline.stages.handlers import Handler, adapt, load, load_transform
 from pipeline.stages.letters import Ledger, LetterReader
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.produce import Produce
+from pipeline.stages.purge import Purge
 from pipeline.stages.redrive import Redrive, ledger
 from pipeline.stages.report import ProduceReport, consume_report, rejects_file
 
@@ -314,6 +315,16 @@ def redrive(
         )
 
 
+@contextmanager
+def purge(settings: Settings) -> Iterator[Purge]:
+    """The purge stage for the letters that are there now."""
+    topic, asked = settings.kafka.dead_letter_topic, cluster(settings)
+    _require_topics(settings, topic)
+    with registry(settings) as writers:
+        ends = asked.end_offsets(topic)
+        yield Purge(topic, ends, _letter_reader(settings, ends, writers), asked)
+
+
 def _letter_reader(settings: Settings, ends: dict[int, int], writers: Registry) -> LetterReader:
     topic, asked = settings.kafka.dead_letter_topic, cluster(settings)
     known = {subject.name for subject in _schemas(settings)}
@@ -341,7 +352,14 @@ def _provide_ledger(asked: Cluster, name: str) -> None:
     """Make the ledger where it is not there; refused where it would forget, and so let letters be sent again."""
     configs = {"cleanup.policy": "compact"}
     asked.create([Declared(name, 1, configs=configs, purpose="Which letters were redriven.")])
-    _wait_for(lambda: asked.end_offsets(name), stopping=lambda: False, give_up_after_s=GIVE_UP_AFTER_S)
+
+    def led() -> None:
+        # Whoever made it, a moment ago perhaps: a broker does not know a new topic at once.
+        if asked.partitions(name) is None:
+            raise BrokerUnavailable(f"The ledger {name} is not known to every broker yet.")
+        asked.end_offsets(name)
+
+    _wait_for(led, stopping=lambda: False, give_up_after_s=GIVE_UP_AFTER_S)
     policy = asked.topic_configs([name])[name]["cleanup.policy"]
     if policy != "compact":
         raise TopicRefused(

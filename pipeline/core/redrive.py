@@ -105,13 +105,18 @@ def selection(  # one option of the door each
         numbers = (None if found[name] is None else int(found[name]) for name in ("partition", "first", "last"))
         where = SourceRange(found["topic"], *numbers)
     return Selection(
-        reason, key, _time("--since", since), _time("--until", until), schema_id, where, frozenset(map(letter_id, ids))
+        reason,
+        key,
+        None if since is None else zoned_time("--since", since),
+        None if until is None else zoned_time("--until", until),
+        schema_id,
+        where,
+        frozenset(map(letter_id, ids)),
     )
 
 
-def _time(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
+def zoned_time(option: str, text: str) -> datetime:
+    """The time that a user gave for this option; `Refused` when it is none, or names no zone."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

@@ -275,6 +275,36 @@ class Cluster:
             for place, future in answers
         }
 
+    def delete_records(self, up_to: Mapping[Source, int]) -> dict[Source, int]:
+        """Delete every record below these offsets, for good; return where each partition begins now.
+
+        When a partition fails, the others are dealt with first: what it raises names those that are done. Done again it
+        does no harm.
+        """
+        if not up_to:
+            return {}
+        # The client takes a negative offset for the end.
+        assert min(up_to.values()) >= 0
+        asked = [TopicPartition(*source, offset) for source, offset in up_to.items()]
+        begins: dict[Source, int] = {}
+        failed: list[tuple[Source, KafkaException]] = []
+        limits = {**_LIMIT, "operation_timeout": REQUEST_S}
+        for place, future in self._ask(lambda: self._admin.delete_records(asked, **limits)):
+            source = Source(place.topic, place.partition)
+            try:
+                begins[source] = int(future.result().low_watermark)
+            except KafkaException as error:
+                failed.append((source, error))
+        for source, cause in failed:
+            problem = translate(
+                cause.args[0], f"deleting records of {source.topic} [{source.partition}] at {self.where}"
+            )
+            if begins:
+                done = ", ".join(f"[{each.partition}] up to {up_to[each]}" for each in sorted(begins))
+                raise PipelineError(f"{problem}. Deleted already: {done}") from cause
+            raise problem from cause
+        return begins
+
     def oldest_left(self, positions: Mapping[Source, int]) -> dict[Source, Record | None]:
         """See `pipeline.kafka.peek.oldest_left`."""
         return peek.oldest_left({**_QUIET, **self._properties}, positions)

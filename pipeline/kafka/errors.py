@@ -33,7 +33,7 @@ OUTAGE = frozenset(
         "REPLICA_NOT_AVAILABLE",
         "REQUEST_TIMED_OUT",
         "THROTTLING_QUOTA_EXCEEDED",
-        "UNKNOWN_LEADER_EPOCH",
+        "UNKNOWN_LEADER_EPOCH",  # a topic made a moment ago: its leader does not know yet that it is the leader
         "UNSTABLE_OFFSET_COMMIT",
     }
 )

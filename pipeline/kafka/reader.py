@@ -1,10 +1,10 @@
 """Reading a topic from end to end, in no group and committing nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from time import monotonic
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.record import Record, TopicPartition
@@ -14,6 +14,12 @@ from pipeline.kafka.log import librdkafka_logger
 
 _SILENCE_S_MAX = 30.0
 _BATCH = 1000
+_OURS = {
+    "group.id": "orders-pipeline-reader",  # the client asks for one; nothing is joined or committed in it
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 10,  # an end behind a transaction's marker is told after this, not after half a second
+}
 
 
 def read_all(properties: Mapping[str, Any], topic: str, ends: Mapping[int, int]) -> Iterator[Record]:
@@ -30,14 +36,13 @@ def read_between(properties: Mapping[str, Any], wanted: Mapping[TopicPartition, 
     if not wanted:
         return
     open_ends = {where: end for where, (_, end) in wanted.items()}
-    # The client wants a group's name; nothing is joined or committed in it.
-    alone = {"group.id": "orders-pipeline-reader", "enable.auto.commit": False, "enable.partition.eof": True}
-    consumer = Consumer({**_without_membership(properties), **alone}, logger=librdkafka_logger())
+    consumer = Consumer({**_without_membership(properties), **_OURS}, logger=librdkafka_logger())
     try:
+        _know_the_leaders(consumer, {where.topic for where in wanted})
         consumer.assign([ClientPartition(*where, start) for where, (start, _) in wanted.items()])
         heard = monotonic()
         while open_ends:
-            messages = consumer.consume(_BATCH, 0.2)
+            messages = _next(consumer)
             if not messages and monotonic() - heard > _SILENCE_S_MAX:
                 waited = ", ".join(sorted({where.topic for where in open_ends}))
                 raise BrokerUnavailable(f"{waited} gave nothing for {_SILENCE_S_MAX:g} s, with records still to come.")
@@ -61,6 +66,21 @@ def read_between(properties: Mapping[str, Any], wanted: Mapping[TopicPartition, 
 def _without_membership(properties: Mapping[str, Any]) -> dict[str, Any]:
     """A reader that joins nothing must not claim the instance name of a member."""
     return {name: value for name, value in properties.items() if name != "group.instance.id"}
+
+
+def _know_the_leaders(consumer: Consumer, topics: Iterable[str]) -> None:
+    """Assigned before it knows them, the client looks for the beginnings again only after half a second."""
+    for topic in topics:
+        try:
+            consumer.list_topics(topic, timeout=_SILENCE_S_MAX)
+        except KafkaException as error:
+            raise translate(error.args[0], f"reading {topic}") from error
+
+
+def _next(consumer: Consumer) -> list[Message]:
+    """What has come, waiting 0.2 s for the first: `consume` alone waits until it is full, or for its whole time."""
+    first = consumer.poll(0.2)
+    return [] if first is None else [first, *consumer.consume(_BATCH, 0)]
 
 
 def to_record(message: Message) -> Record:

@@ -51,6 +51,9 @@ group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=500
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+# A broker that was killed is taken back once its old session is over: in 4 seconds, not in 9.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=500
 """
 LOGGING = Path(__file__).with_name("log4j2.xml")
 KAFKA_HEAP = "-Xmx768m"
@@ -235,8 +238,7 @@ class LocalStack:
         )
         if (self.folder / "kafka" / "meta.properties").exists():
             return
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*self._kafka_java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+        command = [*self._kafka_java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties)]
         formatted = subprocess.run(command, capture_output=True, text=True, check=False)
         if formatted.returncode:
             raise PipelineError(f"Kafka's storage cannot be formatted in {self.folder}: {formatted.stderr.strip()}")
@@ -282,6 +284,13 @@ def _start_somewhere(folder: Path, installed: Installed, say: Callable[[str], No
         else:
             return stack
     raise AssertionError("unreachable")
+
+
+def _cluster_id() -> str:
+    """As Kafka writes them: never with a dash in front, which its own command takes for an option."""
+    while (text := urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
 
 
 def free_port() -> int:

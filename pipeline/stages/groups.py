@@ -1,12 +1,13 @@
 """Consumer groups: listed, described, moved while nobody is in them; and what `pipeline.groups` prints of it."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from pipeline.core.group_plan import Group, Member, Move, Standing, Target, Where, chosen, plan, standing
 from pipeline.core.record import Record, TopicPartition
 from pipeline.errors import PipelineError, Refused, TopicRefused, Unavailable
+from pipeline.stages.table import table
 
 
 class Cluster(Protocol):
@@ -116,7 +117,7 @@ def listed(groups: Sequence[Progress]) -> str:
         (it.group.name, it.group.state, it.group.protocol, str(len(it.group.members)), _or_dash(it.lag))
         for it in groups
     ]
-    return "\n".join(_table(rows)) if groups else "No consumer groups."
+    return "\n".join(table(rows)) if groups else "No consumer groups."
 
 
 def described(it: Progress) -> str:
@@ -136,13 +137,13 @@ def described(it: Progress) -> str:
                     owner.name if owner else "-",
                 )
             )  # fmt: skip
-        lines += ["", *_table(rows)]
+        lines += ["", *table(rows)]
     if group.members:
         people = [("  member", "client", "instance", "host", "assignment")]
         people += [
             (f"  {each.id}", each.client, each.instance or "-", each.host, _assignment(each)) for each in group.members
         ]
-        lines += ["", *_table(people)]
+        lines += ["", *table(people)]
     return "\n".join([*lines, *([] if group.members else ["", "No members."])])
 
 
@@ -157,8 +158,8 @@ def reset_text(it: Reset) -> str:
         for move in it.moves
     ]  # fmt: skip
     if now is None:
-        return "\n".join([f"{it.group} would move:", *_table(rows), "Nothing was changed. --yes does it."])
-    return "\n".join([f"{it.group} moved:", *_table(rows)])
+        return "\n".join([f"{it.group} would move:", *table(rows), "Nothing was changed. --yes does it."])
+    return "\n".join([f"{it.group} moved:", *table(rows)])
 
 
 def values(it: Progress) -> dict[str, Any]:
@@ -264,10 +265,3 @@ def _assignment(member: Member) -> str:
 
 def _or_dash(number: int | None) -> str:
     return "-" if number is None else str(number)
-
-
-def _table(rows: Sequence[Iterable[str]]) -> Iterator[str]:
-    cells = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

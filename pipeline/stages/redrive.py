@@ -217,7 +217,7 @@ class Redrive:
         gone = it.selected - it.redriven - it.parked - it.skipped
         if gone:
             it.skipped += gone
-            self._say(f"{gone} letters were left: they left the topic meanwhile (its retention ended)")
+            self._say(f"{gone} letters were left: they left the topic meanwhile (expired or purged)")
         tick()
 
     def _send(self, producer: Transactions, batch: list[Outgoing], watermarks: Watermarks) -> None:

@@ -1,12 +1,13 @@
 """What `pipeline.topics` prints: text for people, the same as values for programs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from pipeline.core.topic_file import BROKER_DEFAULT, RETENTION_MS, Declared
 from pipeline.core.topic_plan import Drift, Grow, Plan, Topic
 from pipeline.stages.provision import Outcome
+from pipeline.stages.table import table
 
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000))
 Row = tuple[str, str, str]
@@ -19,7 +20,7 @@ def planned(outcome: Outcome) -> str:
     rows += [("^ grow", step.name, _growth(step)) for step in left.grow]
     todo = len(left.create) + len(left.grow)
     total = f"{len(left.create)} to create, {len(left.grow)} to grow" if todo else "Nothing to create or grow"
-    return "\n".join([*_table([*rows, *_differing(left), *_unchanged(left)]), f"{total}{_tail(left)}"])
+    return "\n".join([*table([*rows, *_differing(left), *_unchanged(left)]), f"{total}{_tail(left)}"])
 
 
 def applied(outcome: Outcome) -> str:
@@ -28,7 +29,7 @@ def applied(outcome: Outcome) -> str:
     rows += [("^ grown", step.name, _growth(step)) for step in outcome.grown]
     done = len(outcome.created) + len(outcome.grown)
     total = f"{len(outcome.created)} created, {len(outcome.grown)} grown" if done else "Nothing changed"
-    lines = [*_table([*rows, *_differing(outcome.left)]), f"{total}{_tail(outcome.left)}", "", described(outcome)]
+    lines = [*table([*rows, *_differing(outcome.left)]), f"{total}{_tail(outcome.left)}", "", described(outcome)]
     return "\n".join(lines)
 
 
@@ -77,7 +78,7 @@ def _described(topic: Topic) -> Iterator[str]:
                 mark if partition.leader is not None else "<- no leader: can be neither read nor written",
             )
         )
-    yield from _table(rows)
+    yield from table(rows)
 
 
 def _counts(topic: Topic) -> str:
@@ -131,10 +132,3 @@ def _human(key: str, value: str) -> str:
     ms = int(value)
     words = "forever" if ms < 0 else next((f"{ms // unit}{name}" for name, unit in _UNITS if ms and ms % unit == 0), "")
     return f"{value} ({words})" if words else value
-
-
-def _table(rows: Sequence[Iterable[str]]) -> Iterator[str]:
-    cells = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

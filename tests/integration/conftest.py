@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.core.offsets import read_note
 from pipeline.core.record import Record
 from pipeline.core.topic_file import Declared
+from pipeline.errors import BrokerUnavailable, TopicRefused
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.reader import read_all
 from pipeline.kafka.registry import Registry
@@ -121,8 +123,11 @@ class Pipe:
 
     def create_topics(self, **changes: Any) -> None:
         dead_letters = {"cleanup.policy": "delete", "max.message.bytes": "3145728"}
-        for name, configs in ((self.topic, {}), (self.dead_letter_topic, dead_letters)):
-            self.cluster.create([declared(name, self.partitions, configs | changes)])
+        create(
+            self.cluster,
+            declared(self.topic, self.partitions, changes),
+            declared(self.dead_letter_topic, self.partitions, dead_letters | changes),
+        )
 
     def register_schemas(self) -> None:
         with Registry(self.registry_url) as registry:
@@ -222,6 +227,18 @@ class Pipe:
 
 def declared(name: str, partitions: int, configs: dict[str, str] | None = None) -> Declared:
     return Declared(name=name, partitions=partitions, replication=-1, configs=configs or {}, purpose="a test")
+
+
+def create(cluster: Cluster, *topics: Declared) -> None:
+    """Make these topics; they can be used when this returns, which is a little later than the broker says."""
+    cluster.create(topics)
+
+    def led() -> bool:
+        with suppress(BrokerUnavailable, TopicRefused):
+            return all(len(cluster.end_offsets(topic.name)) == topic.partitions for topic in topics)
+        return False
+
+    wait_until(led, f"leaders of {', '.join(topic.name for topic in topics)}")
 
 
 def order(number: int, **changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Producer
 
 from pipeline.serde.avro import AvroReader, AvroWriter
-from tests.integration.conftest import ORDERS_FILE, ROOT, Pipe, declared, order, wait_until
+from tests.integration.conftest import ORDERS_FILE, ROOT, Pipe, create, declared, order, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -210,7 +210,7 @@ def test_worker_started_before_topics_and_schemas_are_reachable_waits_and_stops_
 
 def test_missing_dead_letter_topic_is_refused_at_the_start(bare_pipe: Pipe) -> None:
     bare_pipe.register_schemas()
-    bare_pipe.cluster.create([declared(bare_pipe.topic, 3)])
+    create(bare_pipe.cluster, declared(bare_pipe.topic, 3))
     ended = bare_pipe.run("consume", "--until-end")
     assert ended.code == 2
     assert f"{bare_pipe.dead_letter_topic} is not there" in ended.stderr

@@ -10,8 +10,8 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from pipeline.core.record import TopicPartition as Source
-from pipeline.errors import BrokerUnavailable, Refused, TopicRefused
-from tests.integration.conftest import declared, wait_until
+from pipeline.errors import BrokerUnavailable, Refused
+from tests.integration.conftest import create, declared, wait_until
 
 pytestmark = pytest.mark.integration
 PROTOCOLS = ["classic", "consumer"]
@@ -21,13 +21,7 @@ T0_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 @pytest.fixture
 def there(bare_pipe):
     """A topic of two partitions and nothing in it."""
-    bare_pipe.cluster.create([declared(bare_pipe.topic, 2)])
-
-    def led():
-        with suppress(BrokerUnavailable, TopicRefused):
-            return len(bare_pipe.cluster.end_offsets(bare_pipe.topic)) == 2
-
-    wait_until(led, "both partitions")
+    create(bare_pipe.cluster, declared(bare_pipe.topic, 2))
     return bare_pipe
 
 

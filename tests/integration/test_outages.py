@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.local import artifacts
+from pipeline.local.artifacts import Installed
 from pipeline.local.stack import LocalStack, ephemeral_stack
 from tests.integration.conftest import Pipe, order, wait_until
 from tests.integration.test_consume import letters, stored
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("fragile")]
 
 
 @pytest.fixture(scope="module")
-def fragile() -> Iterator[LocalStack]:
+def fragile(installed: Installed) -> Iterator[LocalStack]:
     """A broker and a registry that tests may kill."""
-    installed = artifacts.install(artifacts.default_cache(), artifacts.no_progress, print)
     with ephemeral_stack(installed) as it:
         yield it
 

@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 
 from pipeline.core.redrive import GROUP, PARKED, REDRIVEN
 from pipeline.core.retry import topic_name
-from tests.integration.conftest import ORDERS_FILE, Ended, Pipe, Process, declared, order, wait_until
+from tests.integration.conftest import ORDERS_FILE, Ended, Pipe, Process, create, declared, order, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -189,7 +189,7 @@ def test_letter_that_fails_again_is_a_new_one_and_is_parked_in_the_end(pipe: Pip
     refusal = redrive(pipe, "--all", "--max-redrives", "2")
     assert (refusal.code, parked in refusal.stderr) == (2, True)
     assert stats(pipe) == (3, 6)
-    pipe.cluster.create([declared(parked, 1)])
+    create(pipe.cluster, declared(parked, 1))
     assert done(pipe, "--all", "--max-redrives", "2") == {"selected": 3, "redriven": 0, "skipped": 0, "parked": 3}
     assert done(pipe, "--all")["selected"] == 0
     listed = pipe.run("deadletters", "list", "--topic", parked, "--json").json

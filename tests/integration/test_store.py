@@ -14,7 +14,7 @@ from pipeline.errors import SettingsRefused, SinkRefused, SinkUnavailable
 from pipeline.orders import OrderPlaced
 from pipeline.sinks.sql import OrderStore, StoreOrders, orders
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("postgres")]
 
 
 @pytest.fixture(scope="session")

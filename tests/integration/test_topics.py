@@ -15,6 +15,7 @@ from pipeline.core.topic_file import Declared
 from pipeline.core.topic_plan import Grow
 from pipeline.errors import BrokerUnavailable, TopicRefused
 from pipeline.kafka.admin import Cluster
+from tests.integration.conftest import create, declared, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -143,9 +144,11 @@ def test_asking_for_a_topic_never_makes_it(cluster, name):
 
 def test_two_runs_at_once_create_a_topic_once(cluster, name):
     assert cluster.create([Declared(name, 2)]) == [name]
+    wait_until(lambda: cluster.partitions(name), "the topic")
     assert cluster.create([Declared(name, 3)]) == []
     assert cluster.partitions(name) == 2
     assert cluster.grow(Grow(name, 2, 4)) is True
+    wait_until(lambda: cluster.partitions(name) == 4, "four partitions")
     assert cluster.grow(Grow(name, 2, 4)) is False
     assert cluster.grow(Grow(name, 2, 3)) is False
     with pytest.raises(TopicRefused):
@@ -153,7 +156,7 @@ def test_two_runs_at_once_create_a_topic_once(cluster, name):
 
 
 def test_offsets_commits_and_lag_of_a_group(cluster, stack, name):
-    cluster.create([Declared(name, 3)])
+    create(cluster, declared(name, 3))
     producer = Producer({"bootstrap.servers": stack.bootstrap_servers})
     for partition, count in ((0, 5), (1, 2)):
         for _ in range(count):
@@ -172,7 +175,7 @@ def test_offsets_commits_and_lag_of_a_group(cluster, stack, name):
 
 
 def test_an_open_transaction_holds_the_end_back(cluster, stack, name):
-    cluster.create([Declared(name, 1)])
+    create(cluster, declared(name, 1))
     producer = Producer({"bootstrap.servers": stack.bootstrap_servers, "transactional.id": name, "log_level": 2})
     producer.init_transactions(30)
     producer.begin_transaction()
