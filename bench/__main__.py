@@ -21,6 +21,7 @@ from pipeline import settings, wiring
 from pipeline.core.topic_file import Declared
 from pipeline.kafka import config
 from pipeline.kafka.admin import Cluster
+from pipeline.kafka.log import librdkafka_logger
 from pipeline.kafka.producer import IdempotentProducer
 from pipeline.kafka.registry import Registry
 from pipeline.local import artifacts
@@ -61,7 +62,7 @@ class Bench:
 def raw_produce(bench: Bench) -> float:
     """The client with our producer settings and a delivery callback on every record: the ceiling."""
     topic, failed = bench.topic(), []
-    producer = Producer(config.producer(bench.configured.kafka))
+    producer = Producer(config.producer(bench.configured.kafka), logger=librdkafka_logger())
 
     def report(error: Any, _: Any) -> None:
         if error is not None:
@@ -104,7 +105,8 @@ def our_produce(bench: Bench) -> float:
 
 def raw_consume(bench: Bench) -> float:
     """The client with our consumer settings, reading the topic from end to end in batches: the ceiling."""
-    consumer = Consumer(config.consumer(bench.configured.kafka) | {"group.id": bench.fresh()})
+    properties = config.consumer(bench.configured.kafka) | {"group.id": bench.fresh()}
+    consumer = Consumer(properties, logger=librdkafka_logger())
     # From the assignment on: after the first record, much of a small topic would lie in the client's queue already.
     started = time.monotonic()
     consumer.assign([TopicPartition(TOPIC, each, 0) for each in range(PARTITIONS)])
@@ -184,7 +186,7 @@ def _fill(configured: settings.Settings, count: int, folder: Path) -> Bench:
     encoder = wiring.encoder(configured, TOPIC)
     values = [encoder.encode(order.__dict__) for order in orders]
     bench = Bench(configured, orders, [order.order_id.encode() for order in orders], values, cluster, folder)
-    producer = Producer(config.producer(configured.kafka))
+    producer = Producer(config.producer(configured.kafka), logger=librdkafka_logger())
     for key, value in zip(bench.keys, bench.values, strict=True):
         while True:
             try:

@@ -4,14 +4,15 @@ import runpy
 import sys
 
 DOORS = {
-    "local": "a real Kafka and schema registry on this machine",
+    "local": "a real Kafka and schema registry on this machine: up, down, status, logs, env",
     "topics": "the declared topics: plan, apply, describe",
     "schemas": "the Avro contracts: check, register, diff, list",
     "produce": "orders into the topic",
     "consume": "a worker of a group: from the topic to the store",
-    "deadletters": "what was given up, and why: list, show, stats, redrive, purge",
+    "forward": "records into another topic, exactly once",
+    "deadletters": "what was given up, and why: list, show, stats, export, redrive, purge",
     "groups": "consumer groups: list, describe, reset",
-    "config": "the settings, and where each value came from",
+    "config": "the settings, and where each value came from: show",
 }
 
 
@@ -22,8 +23,10 @@ def main() -> None:
         wanted = name in {"", "-h", "--help"}
         lines = "\n".join(f"  {door:<12} {words}" for door, words in DOORS.items())
         problem = "" if wanted else f"✖ There is no command {name}.\n\n"
-        sys.stderr.write(f"{problem}usage: pipeline COMMAND ...\n\n{lines}\n\npipeline COMMAND --help tells more.\n")
-        sys.exit(0 if wanted and name else 2)
+        asked = wanted and name
+        out = sys.stdout if asked else sys.stderr
+        out.write(f"{problem}usage: pipeline COMMAND ...\n\n{lines}\n\npipeline COMMAND --help tells more.\n")
+        sys.exit(0 if asked else 2)
     sys.argv = [f"pipeline {name}", *sys.argv[2:]]
     runpy.run_module(f"pipeline.{name}", run_name="__main__")
 

@@ -13,17 +13,22 @@ from typing import Any
 from pipeline.errors import PipelineError
 
 PROGRESS_EVERY_S = 5.0
+IDLE_EVERY_S = 60.0
 REPEAT_EVERY_S = 10.0
+INTERRUPTED = 128 + signal.SIGINT
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn an error of ours into its message on stderr and its exit code; leave every other one its traceback."""
+    """Turn an error of ours, and Ctrl-C, into a line on stderr and an exit code; leave every other one its traceback."""
     try:
         yield
     except PipelineError as error:
         say(f"✖ {error}")
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("✖ interrupted")
+        sys.exit(INTERRUPTED)
 
 
 def say(line: str) -> None:
@@ -35,6 +40,16 @@ def result(text: str, values: Mapping[str, Any] | list[Any], *, as_json: bool) -
     """The result on stdout: text for a person, or exactly one line of JSON."""
     sys.stdout.write((json.dumps(values, ensure_ascii=False, default=str) if as_json else text) + "\n")
     sys.stdout.flush()
+
+
+class _Stderr(logging.Handler):
+    """Writes to what stderr is at that moment: a live bar puts itself there, and prints lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say(self.format(record))
+        except Exception:  # noqa: BLE001  # as every handler of the standard library: a log line ends no program
+            self.handleError(record)
 
 
 def start_logging(level: int = logging.INFO) -> None:
@@ -51,7 +66,7 @@ def start_logging(level: int = logging.INFO) -> None:
     render: Any = (
         structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -106,7 +121,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 def progress(
     what: str, counts: Callable[[], tuple[int, str]], total: int | None = None
 ) -> Iterator[Callable[[], None]]:
-    """A function to call now and then: a live bar on a terminal, a log line every few seconds elsewhere.
+    """A function to call now and then: a live bar on a terminal, a log line elsewhere, the less often the less happens.
 
     `counts` gives how many are done and a few words on what became of them.
     """
@@ -130,13 +145,18 @@ def progress(
 
 def _progress_lines(what: str, counts: Callable[[], tuple[int, str]]) -> Callable[[], None]:
     log = logging.getLogger(__name__)
-    last = [time.monotonic()]
+    looked_at = said_at = time.monotonic()
+    said: tuple[int, str] | None = None
 
     def update() -> None:
+        nonlocal looked_at, said_at, said
         now = time.monotonic()
-        if now - last[0] >= PROGRESS_EVERY_S:
-            last[0] = now
-            done, words = counts()
-            log.info("%s: %d so far, %s", what, done, words)
+        if now - looked_at < PROGRESS_EVERY_S:
+            return
+        looked_at = now
+        found = counts()
+        if found != said or now - said_at >= IDLE_EVERY_S:
+            said, said_at = found, now
+            log.info("%s: %d so far, %s", what, *found)
 
     return update

@@ -143,12 +143,13 @@ def consume(
     kafka = settings.kafka
     properties = config.consumer(kafka)
     config.check(settings.kafka)
-    with _handler(settings, handler) as work, registry(settings) as writers, ExitStack() as opened:
+    with _handler(settings, handler) as (work, inspect), registry(settings) as writers, ExitStack() as opened:
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         topics = [kafka.topic, *_retry_topics(settings)]
         wait(lambda: _require_letters(settings))
+        wait(inspect)
         wait(lambda: _provide_retry_topics(settings, topics))
         ends = wait(lambda: _ends(settings, topics)) if until_end else None
         publisher = opened.enter_context(closing(IdempotentProducer(config.producer(kafka))))
@@ -385,15 +386,16 @@ def _patch(settings: Settings, text: str, writers: Registry) -> Callable[[str, b
 
 
 @contextmanager
-def _handler(settings: Settings, reference: str | None) -> Iterator[Handler]:
+def _handler(settings: Settings, reference: str | None) -> Iterator[tuple[Handler, Callable[[], None]]]:
+    """The handler, and a look at what it writes to, which refuses what will never do."""
     if reference is not None:
-        yield load(reference)
+        yield load(reference), lambda: None
         return
     from pipeline.sinks.sql import OrderStore, StoreOrders  # noqa: PLC0415  # a handler of the user's needs no SQLAlchemy
 
     store = OrderStore(settings.store.url.get_secret_value())
     try:
-        yield adapt(StoreOrders(store), "the order store")
+        yield adapt(StoreOrders(store), "the order store"), store.inspect
     finally:
         store.close()
 

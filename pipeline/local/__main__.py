@@ -26,11 +26,13 @@ def up(
         bool,
         typer.Option("--ephemeral", help="Free ports and a temporary folder, until Ctrl-C; leaves nothing behind."),
     ] = False,
+    hint: Annotated[bool, typer.Option(help="Say what to do next.")] = True,
 ) -> None:
     """Start both and wait until they answer. The first time, their jars are fetched (200 MB) and checked."""
     from pipeline import settings, telemetry  # noqa: PLC0415  # --help must be quick
     from pipeline.local import artifacts, stack  # noqa: PLC0415
     from pipeline.local.display import fetch_progress  # noqa: PLC0415
+    from pipeline.local.folder import alone, usable  # noqa: PLC0415
 
     with telemetry.exit_codes():
         configured = settings.load().local
@@ -43,23 +45,37 @@ def up(
                     time.sleep(0.2)
             return
         ports = stack.Ports(configured.kafka_port, configured.registry_port)
-        local = stack.LocalStack(configured.dir or stack.default_folder(), ports, installed)
-        started = local.up(telemetry.say)
+        folder = configured.dir or stack.default_folder()
+        with usable(folder, stack.DIR_SETTING), alone(folder, telemetry.say):
+            local = stack.LocalStack(folder, ports, installed)
+            started = local.up(telemetry.say)
         telemetry.say(f"Kafka at {local.bootstrap_servers}, the registry at {local.registry_url}")
-        telemetry.say(_NEXT if started else "Both were up already.")
+        if not started:
+            telemetry.say("Both were up already.")
+        elif hint:
+            telemetry.say(_NEXT)
 
 
 @app.command()
 def down(*, wipe: Annotated[bool, typer.Option("--wipe", help="Forget the data as well.")] = False) -> None:
     """Stop both; their data stay. Only what `up` started is ever stopped."""
-    from pipeline import telemetry  # noqa: PLC0415
+    from pipeline import settings, sources, telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
         local = _stack()
-        telemetry.say("stopped; the data stay" if local.down(telemetry.say) else "nothing was running")
-        if wipe:
-            local.wipe()
-            telemetry.say(f"{local.folder} is gone")
+        stopped = "stopped" if wipe else "stopped; the data stay"
+        telemetry.say(stopped if local.down(telemetry.say) else "nothing was running")
+        if not wipe:
+            return
+        if not local.wipe():
+            telemetry.say(f"there was no {local.folder}")
+            return
+        store = sources.shown("store.url", settings.load().store.url)
+        telemetry.say(
+            f"{local.folder} is gone\n"
+            f"If the store ({store}) was filled from these topics, empty it as well: its rows keep their old offsets, "
+            "which are higher than those of new topics, so newer versions of its orders would be passed over."
+        )
 
 
 @app.command()
@@ -87,12 +103,15 @@ def logs(
     """The end of their logs."""
     from pipeline import telemetry  # noqa: PLC0415
     from pipeline.errors import Refused  # noqa: PLC0415
+    from pipeline.local.folder import usable  # noqa: PLC0415
+    from pipeline.local.stack import DIR_SETTING  # noqa: PLC0415
 
     with telemetry.exit_codes():
         local = _stack()
-        chosen = [
-            path for each in local.servers if server in {"", each.name} for path in each.log_paths if path.exists()
-        ]
+        with usable(local.folder, DIR_SETTING):
+            chosen = [
+                path for each in local.servers if server in {"", each.name} for path in each.log_paths if path.exists()
+            ]
         if not chosen:
             raise Refused(f"No log of {server or 'the stack'} in {local.folder}. Names are kafka and registry.")
         if follow:

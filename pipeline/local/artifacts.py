@@ -2,7 +2,8 @@
 
 `artifacts.sha256` is the lock: a line for each file, with its SHA-256, its size in bytes and its Maven coordinates. What
 is cached and has its checksum is used as it is, without a network. jgo writes straight to its repository, so a file is
-fetched into a staging folder, checked there, and moved into place: a broken download is never taken for a file.
+fetched into a staging folder, checked there, and moved into place: a broken download is never taken for a file. What the
+registry's archive was unpacked to is checked in the same way, against the checksums that were taken while unpacking.
 """
 
 import hashlib
@@ -16,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import StackRefused
+from pipeline.local.folder import alone, usable
 
 LOCK = Path(__file__).with_name("artifacts.sha256")
 KAFKA = ("org.apache.kafka", "kafka_2.13", "4.4.0")
 REGISTRY = ("io.apicurio", "apicurio-registry-app", "3.3.3")
 # Kafka logs through slf4j and brings log4j, but nothing that joins the two.
 LOG_BINDING = ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.5")
+CACHE_SETTING = "PIPELINE_LOCAL__CACHE_DIR"
 _UNPACKED_FACTOR = 1.5
 _SPARE_BYTES = 50_000_000
 _CHUNK = 1 << 20
@@ -87,12 +90,20 @@ def install(cache: Path, progress: Progress, say: Callable[[str], None]) -> Inst
     Safe to run twice at once: files appear by renaming, and both runs write the same.
     """
     java = _java()
+    with usable(cache, CACHE_SETTING):
+        return _install(java, cache.absolute(), progress, say)
+
+
+def _install(java: Path, cache: Path, progress: Progress, say: Callable[[str], None]) -> Installed:
     wanted = lock()
     archive = next(each for each in wanted if each.name == REGISTRY[1])
     registry = cache / f"{archive.name}-{archive.version}-{archive.sha256[:12]}"
+    unpacked = _is_whole(registry)
+    if not unpacked and registry.exists():
+        say(f"{registry} is not what it should be: unpacking it once more")
     missing = []
     for each in wanted:
-        if each is archive and registry.is_dir():
+        if each is archive and unpacked:
             continue
         path = cache / each.file_name
         if path.exists() and _sha256(path) != each.sha256:
@@ -104,8 +115,9 @@ def install(cache: Path, progress: Progress, say: Callable[[str], None]) -> Inst
         _require_space(cache, missing, archive)
         say(f"fetching {len(missing)} files, {sum(each.size for each in missing) / 1e6:.0f} MB, into {cache}")
         _fetch(missing, cache, progress)
-    if not registry.is_dir():
-        _unpack(cache / archive.file_name, registry)
+    if not unpacked:
+        with alone(cache, say):
+            _unpack(cache / archive.file_name, registry)
     jars = tuple(cache / each.file_name for each in wanted if each is not archive)
     return Installed(java, jars, registry / "quarkus-run.jar")
 
@@ -169,15 +181,35 @@ def _staging(cache: Path) -> Iterator[Path]:
 
 
 def _unpack(archive: Path, target: Path) -> None:
+    if _is_whole(target):
+        return  # another run was faster
     with _staging(archive.parent) as staging:
+        new, sums = staging / "new", staging / "sums"
         with tarfile.open(archive) as packed:
-            packed.extractall(staging / "new", filter="data")
-        try:
-            (staging / "new").rename(target)
-        except OSError:
-            # Another run was faster; what it unpacked is the same.
-            if not target.is_dir():
-                raise
+            packed.extractall(new, filter="data")
+        sums.write_text("".join(f"{_sha256(new / name)}  {name}\n" for name in _files(new)))
+        if target.exists():
+            target.rename(staging / "damaged")
+        new.rename(target)
+        sums.replace(_sums_of(target))
+
+
+def _is_whole(unpacked: Path) -> bool:
+    """Whether every file is there as it was unpacked."""
+    try:
+        lines = _sums_of(unpacked).read_text(errors="replace").splitlines()
+        sums = [line.partition("  ") for line in lines]
+        return bool(sums) and all(_sha256(unpacked / name) == digest for digest, _, name in sums)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _sums_of(unpacked: Path) -> Path:
+    return unpacked.with_name(f"{unpacked.name}.sha256")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def _java() -> Path:
@@ -197,7 +229,7 @@ def _require_space(cache: Path, missing: Sequence[Artifact], archive: Artifact) 
     if free < needed:
         raise StackRefused(
             f"{cache} has {free / 1e6:.0f} MB free, the first start needs {needed / 1e6:.0f} MB. "
-            "Free some, or name another place: PIPELINE_LOCAL__CACHE_DIR."
+            f"Free some, or name another place: {CACHE_SETTING}."
         )
 
 

@@ -135,7 +135,9 @@ class Server:
             return int(recorded["pid"]), str(recorded["started"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except OSError as error:
+            raise StackRefused(f"{self.pid_path} cannot be read: {error.strerror}. Is {self.folder} yours?") from error
+        except (ValueError, KeyError, TypeError) as error:
             raise StackRefused(
                 f"{self.pid_path} cannot be read ({error}). If no {self.name} of this stack runs, delete that file."
             ) from error
@@ -144,7 +146,10 @@ class Server:
         pid = self.pid
         if pid is None:
             return False
-        os.kill(pid, number)
+        try:
+            os.kill(pid, number)
+        except PermissionError as error:
+            raise StackRefused(f"{self.name} is process {pid} of another user: only that user can stop it.") from error
         return True
 
     def _wait_gone(self, timeout_s: float) -> bool:

@@ -23,6 +23,7 @@ import httpx
 from pipeline.errors import BrokerUnavailable, PipelineError, StackRefused
 from pipeline.kafka.admin import Cluster
 from pipeline.local.artifacts import Installed
+from pipeline.local.folder import usable
 from pipeline.local.process import Server, started_at
 
 KAFKA_PROPERTIES = """\
@@ -59,6 +60,7 @@ LOGGING = Path(__file__).with_name("log4j2.xml")
 KAFKA_HEAP = "-Xmx768m"
 REGISTRY_HEAP = "-Xmx384m"
 DATA_BYTES_MIN = 200_000_000
+DIR_SETTING = "PIPELINE_LOCAL__DIR"
 _MARK = "local-stack.json"
 _START_ATTEMPTS = 3
 
@@ -98,13 +100,15 @@ class LocalStack:
     """
 
     def __init__(self, folder: Path, ports: Ports, installed: Installed, *, dies_with_parent: bool = False) -> None:
-        self.folder = folder
+        # The servers run in it, so that a relative name would lead them elsewhere.
+        self.folder = folder = folder.absolute()
         self.ports = self._running_on() or Ports(*(port or free_port() for port in astuple(ports)))
         self.bootstrap_servers = f"127.0.0.1:{self.ports.kafka}"
         self.registry_url = f"http://127.0.0.1:{self.ports.registry}/apis/ccompat/v7"
         class_path = os.pathsep.join(map(str, installed.kafka_jars))
         # Quiet where it would be loud: Java 25 warns of native code in Kafka's own jars.
-        self._kafka_java = [str(installed.java), KAFKA_HEAP, "--enable-native-access=ALL-UNNAMED", "-cp", class_path]
+        native = "--enable-native-access=ALL-UNNAMED"
+        self._kafka_java = [str(installed.java), KAFKA_HEAP, *self._tidy("kafka"), native, "-cp", class_path]
         options = [f"-Dlog4j2.configurationFile={LOGGING}", f"-Dpipeline.log={folder / 'kafka-server.log'}"]
         self.kafka = Server(
             "kafka",
@@ -123,7 +127,7 @@ class LocalStack:
         self.registry = Server(
             "registry",
             folder,
-            [str(installed.java), REGISTRY_HEAP, "-jar", str(installed.registry_jar)],
+            [str(installed.java), REGISTRY_HEAP, *self._tidy("registry"), "-jar", str(installed.registry_jar)],
             {
                 "QUARKUS_HTTP_HOST": "127.0.0.1",
                 "QUARKUS_HTTP_PORT": str(self.ports.registry),
@@ -142,6 +146,13 @@ class LocalStack:
     def servers(self) -> tuple[Server, Server]:
         """Kafka and the registry."""
         return self.kafka, self.registry
+
+    def _tidy(self, server: str) -> list[str]:
+        """Options of a JVM that leaves nothing outside the folder."""
+        return [f"-Djava.io.tmpdir={self._temporary(server)}", "-XX:-UsePerfData"]
+
+    def _temporary(self, server: str) -> Path:
+        return self.folder / "tmp" / server
 
     def _running_on(self) -> Ports | None:
         try:
@@ -164,6 +175,11 @@ class LocalStack:
 
         Refuses with `StackRefused` before anything is started; when a start fails, ends what it started and raises.
         """
+        if self.ports.kafka == self.ports.registry:
+            raise StackRefused(
+                f"Kafka and the registry cannot both listen on port {self.ports.kafka}. Choose another one for one of "
+                "them: PIPELINE_LOCAL__KAFKA_PORT, PIPELINE_LOCAL__REGISTRY_PORT."
+            )
         to_start = [server for server in self.servers if server.pid is None]
         if not to_start:
             for server in self.servers:
@@ -172,12 +188,14 @@ class LocalStack:
         for server in to_start:
             if server.is_stale:
                 say(f"{server.name} of an earlier start is gone (killed, or the machine restarted): starting it again")
-        self._require_room_and_ports(to_start)
-        self._prepare_folder()
+        with usable(self.folder, DIR_SETTING):
+            self._require_room_and_ports(to_start)
+            self._prepare_folder(to_start)
         try:
             for server in to_start:
                 say(f"starting {server.name}")
-                server.start()
+                with usable(self.folder, DIR_SETTING):
+                    server.start()
             for server in to_start:
                 server.wait_until_ready()
         except BaseException:
@@ -190,34 +208,37 @@ class LocalStack:
         """Stop what runs; the data stay. False when nothing ran."""
         # The registry first: it has nothing to say to Kafka, and stops in no time.
         running = [server for server in reversed(self.servers) if server.pid is not None]
-        for server in running:
-            if not server.stop():
-                say(f"{server.name} did not end by itself and was killed; its data are whole")
-        for server in self.servers:
-            server.pid_path.unlink(missing_ok=True)
+        with usable(self.folder, DIR_SETTING):
+            for server in running:
+                if not server.stop():
+                    say(f"{server.name} did not end by itself and was killed; its data are whole")
+            for server in self.servers:
+                server.pid_path.unlink(missing_ok=True)
         return bool(running)
 
-    def wipe(self) -> None:
-        """Forget the data; `StackRefused` when the folder is not one of ours."""
-        if not self.folder.exists():
-            return
-        if not (self.folder / _MARK).exists():
-            raise StackRefused(
-                f"{self.folder} was not made by this command, so it is not deleted. Look at it yourself."
-            )
-        shutil.rmtree(self.folder)
+    def wipe(self) -> bool:
+        """Forget the data; false when there were none, `StackRefused` when the folder is not one of ours."""
+        with usable(self.folder, DIR_SETTING):
+            if not self.folder.exists():
+                return False
+            if not (self.folder / _MARK).exists():
+                raise StackRefused(
+                    f"{self.folder} was not made by this command, so it is not deleted. Look at it yourself."
+                )
+            shutil.rmtree(self.folder)
+        return True
 
     def _require_room_and_ports(self, to_start: list[Server]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / _MARK).exists() and any(self.folder.iterdir()):
             # `down --wipe` deletes the folder: it must never become one that holds somebody's files.
             raise StackRefused(
-                f"{self.folder} is not empty and was not made by this command. Name a new folder: PIPELINE_LOCAL__DIR."
+                f"{self.folder} is not empty and was not made by this command. Name a new folder: {DIR_SETTING}."
             )
         if (free := shutil.disk_usage(self.folder).free) < DATA_BYTES_MIN:
             raise StackRefused(
                 f"{self.folder} has {free / 1e6:.0f} MB free, Kafka needs {DATA_BYTES_MIN / 1e6:.0f} MB to start. "
-                "Free some, or name another place: PIPELINE_LOCAL__DIR."
+                f"Free some, or name another place: {DIR_SETTING}."
             )
         settings = {"kafka": (self.ports.kafka, "KAFKA_PORT"), "registry": (self.ports.registry, "REGISTRY_PORT")}
         for server in to_start:
@@ -228,8 +249,12 @@ class LocalStack:
                     f"End that program, or choose another port: PIPELINE_LOCAL__{setting}."
                 )
 
-    def _prepare_folder(self) -> None:
+    def _prepare_folder(self, to_start: list[Server]) -> None:
         (self.folder / _MARK).write_text(json.dumps(asdict(self.ports)))
+        for server in to_start:
+            # What a JVM leaves there it leaves anew each time.
+            shutil.rmtree(self._temporary(server.name), ignore_errors=True)
+            self._temporary(server.name).mkdir(parents=True)
         properties = self.folder / "server.properties"
         properties.write_text(
             KAFKA_PROPERTIES.format(

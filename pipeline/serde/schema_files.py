@@ -81,9 +81,9 @@ def load(directory: Path) -> Schemas:
     not sound (a name twice), Avro that is not (see `avro_schema`), a schema that is no record, another record than the
     newest version's. Whether a version reads the older ones is for `compatibility` to say.
     """
-    if not directory.is_dir():
-        raise SchemaRefused(f"There is no schema directory {directory}. Name one: PIPELINE_SCHEMAS__DIR, or --dir.")
     try:
+        if not directory.is_dir():
+            raise SchemaRefused(f"There is no schema directory {directory}. Name one: PIPELINE_SCHEMAS__DIR, or --dir.")
         folders = sorted(one for one in directory.iterdir() if one.is_dir() and not one.name.startswith("."))
         subjects = {folder.name: _subject(folder) for folder in folders}
     except OSError as error:

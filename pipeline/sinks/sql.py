@@ -4,10 +4,12 @@ Idempotent on `order_id`: a row is replaced only by a higher offset of the same 
 one that a slow twin writes late, never undoes a newer one (promise P2).
 """
 
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import (
     BigInteger,
@@ -22,11 +24,15 @@ from sqlalchemy import (
     and_,
     create_engine,
     event,
+    false,
+    inspect,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.exc import (
     ArgumentError,
+    DatabaseError,
     DataError,
     IntegrityError,
     InterfaceError,
@@ -40,6 +46,8 @@ from pipeline.core.record import Record
 from pipeline.errors import HandlerFailed, Reject, SettingsRefused, SinkRefused, SinkUnavailable
 from pipeline.orders import OrderPlaced, refuse_unsellable
 
+# What a wait does not mend: the path cannot be opened or written to, the file is no database, the table is of another shape.
+_SQLITE_REFUSALS = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _INSERTS: dict[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 _PENNY = Decimal("0.01")
 
@@ -90,7 +98,7 @@ orders = Table(
 
 
 class OrderStore:
-    """The table `orders` behind a SQLAlchemy URL, SQLite or PostgreSQL; made if absent at the first write."""
+    """The table `orders` behind a SQLAlchemy URL, SQLite or PostgreSQL; made if absent."""
 
     def __init__(self, url: str) -> None:
         parsed = _parse(url)
@@ -100,13 +108,47 @@ class OrderStore:
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _tune_sqlite)
         insert = _INSERTS[parsed.get_backend_name()](orders)
-        self._upsert = insert.on_conflict_do_update(
-            index_elements=[orders.c.order_id],
-            set_={column.name: insert.excluded[column.name] for column in orders.c if not column.primary_key},
-            where=and_(
-                orders.c.source_partition == insert.excluded.source_partition,
-                orders.c.source_offset < insert.excluded.source_offset,
-            ),
+        self._upsert = _on_conflict(insert)
+        self._upsert_nothing = _on_conflict(insert.from_select(list(orders.c.keys()), select(orders).where(false())))
+
+    def inspect(self) -> None:
+        """Make the table if it is absent, and refuse a store that could never take a row: `SettingsRefused`.
+
+        Raises `SinkUnavailable` when the database does not answer.
+        """
+        try:
+            try:
+                extra = self._try_out()
+            except DatabaseError:
+                extra = self._try_out()  # another worker may have made the table at the same moment
+        except (OperationalError, InterfaceError) as error:
+            if _sqlite_code(error) not in _SQLITE_REFUSALS:
+                raise self._unavailable(error) from error
+            raise self._refused(error.orig) from error
+        except SQLAlchemyError as error:
+            raise self._refused(getattr(error, "orig", error)) from error
+        if extra:
+            raise self._refused(f"its table orders asks for {', '.join(extra)}, which no order has")
+
+    def _try_out(self) -> list[str]:
+        """Upsert no row at all, which needs what every upsert needs; the columns that want more than an order has."""
+        with self.engine.begin() as connection:
+            orders.create(connection, checkfirst=True)
+            connection.execute(self._upsert_nothing)
+            return [
+                column["name"]
+                for column in inspect(connection).get_columns(orders.name)
+                if column["name"] not in orders.c
+                and not (column["nullable"] or column["default"] or column.get("identity") or column.get("computed"))
+            ]
+
+    def _unavailable(self, error: OperationalError | InterfaceError) -> SinkUnavailable:
+        return SinkUnavailable(f"The store {self._where} does not answer: {error.orig}.")
+
+    def _refused(self, why: object) -> SettingsRefused:
+        return SettingsRefused(
+            f"The store {self._where} can take no order: {why}. Name another one with PIPELINE_STORE__URL, or mend this "
+            "one: a database that this user may write to, its table orders as the pipeline makes it (or none yet)."
         )
 
     def upsert(self, pairs: Iterable[tuple[OrderPlaced, Record]]) -> None:
@@ -124,15 +166,20 @@ class OrderStore:
                     orders.create(connection, checkfirst=True)
                 connection.execute(self._upsert, rows)
         except (OperationalError, InterfaceError) as error:
-            raise SinkUnavailable(f"The store {self._where} does not answer: {error.orig}.") from error
+            if _sqlite_code(error) == sqlite3.SQLITE_ERROR:
+                raise self._used_wrongly(error) from error
+            raise self._unavailable(error) from error
         except (DataError, IntegrityError) as error:
             raise SinkRefused(f"The store refuses the data: {error.orig}") from error
         except SQLAlchemyError as error:
-            raise HandlerFailed(
-                f"The store {self._where} was used wrongly: {error}. That is a bug, or a table of another shape: mend it "
-                "and start again. Nothing is skipped."
-            ) from error
+            raise self._used_wrongly(error) from error
         self._ready = True
+
+    def _used_wrongly(self, error: SQLAlchemyError) -> HandlerFailed:
+        return HandlerFailed(
+            f"The store {self._where} was used wrongly: {error}. That is a bug, or a table of another shape: mend it "
+            "and start again. Nothing is skipped."
+        )
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -157,6 +204,24 @@ class StoreOrders:
                 sellable.append(pair)
         self._store.upsert(sellable)
         return rejected
+
+
+def _on_conflict(insert: Any) -> Any:
+    """A row is replaced only by a higher offset of the same partition."""
+    return insert.on_conflict_do_update(
+        index_elements=[orders.c.order_id],
+        set_={column.name: insert.excluded[column.name] for column in orders.c if not column.primary_key},
+        where=and_(
+            orders.c.source_partition == insert.excluded.source_partition,
+            orders.c.source_offset < insert.excluded.source_offset,
+        ),
+    )
+
+
+def _sqlite_code(error: OperationalError | InterfaceError) -> int | None:
+    """SQLite's own code of the failure, without its finer distinctions; its driver calls too much operational."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
 
 
 def _one_row_per_order(pairs: Iterable[tuple[OrderPlaced, Record]]) -> Sequence[dict[str, Any]]:
@@ -197,7 +262,18 @@ def _parse(url: str) -> URL:
         raise SettingsRefused(
             f"PIPELINE_STORE__URL names {parsed.get_backend_name()}; the store runs on postgresql or sqlite."
         )
+    if parsed.get_backend_name() == "sqlite" and _is_in_memory(parsed):
+        raise SettingsRefused(
+            "PIPELINE_STORE__URL names no file: what is stored in memory is lost with the worker, while its offsets stay "
+            "committed. Write sqlite:///orders.db."
+        )
     return parsed
+
+
+def _is_in_memory(sqlite_url: URL) -> bool:
+    name = unquote(sqlite_url.database or "").removeprefix("file:").partition("?")
+    query = f"{name[2]}&{sqlite_url.query}"
+    return name[0] in {"", ":memory:"} or "memory" in query or "memdb" in query
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:

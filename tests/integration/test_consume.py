@@ -369,3 +369,16 @@ def test_database_down_is_waited_for_and_nothing_becomes_a_letter(pipe: Pipe) ->
     wait_until(lambda: pipe.lag() == 0, "the backlog worked off")
     ended = worker.end()
     assert (ended.code, ended.json["handled"], ended.json["dead_lettered"]) == (0, 5, 0)
+
+
+def test_store_of_another_shape_is_refused_before_the_group_is_joined(pipe: Pipe) -> None:
+    pipe.produce([order(0)])
+    with sqlite3.connect(pipe.store) as connection:
+        connection.execute("CREATE TABLE orders (id INTEGER)")
+    connection.close()
+    ended = pipe.run("consume", "--until-end")
+    assert ended.code == 2
+    assert "can take no order: table orders has no column named order_id" in ended.stderr
+    assert "PIPELINE_STORE__URL" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert pipe.group not in {group.name for group in pipe.cluster.groups()}

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -122,6 +123,54 @@ def test_data_survives_kill_9_of_both_and_down_and_up(machine: Machine) -> None:
     assert not (machine.folder / "data").exists()
 
 
+def test_relative_folder_holds_the_stack(machine: Machine) -> None:
+    cache = os.path.relpath(machine.env["PIPELINE_LOCAL__CACHE_DIR"], machine.folder)
+    started = machine.run("up", PIPELINE_LOCAL__DIR="here", PIPELINE_LOCAL__CACHE_DIR=cache)
+    try:
+        assert started.returncode == 0, started.stderr
+        assert (machine.folder / "here/kafka/meta.properties").exists()
+    finally:
+        machine.run("down", "--wipe", PIPELINE_LOCAL__DIR="here")
+
+
+def test_two_starts_at_once_wait_for_each_other(machine: Machine) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda _: machine.run("up"), range(2)))
+    assert [each.returncode for each in ended] == [0, 0], [each.stderr for each in ended]
+    said = sorted(each.stderr for each in ended)
+    assert "another start is at work" in said[0]
+    assert "Both were up already." in said[0]
+    assert "starting kafka" in said[1]
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_folder_that_cannot_be_is_refused_with_the_setting(machine: Machine, where: str) -> None:
+    (machine.folder / "file").touch()
+    for command in (["up"], ["down", "--wipe"], ["status"], ["logs"]):
+        refused = machine.run(*command, PIPELINE_LOCAL__DIR=str(machine.folder / where))
+        assert refused.returncode == (2 if command[0] != "status" or where == "file" else refused.returncode)
+        assert "Traceback" not in refused.stderr
+    refused = machine.run("up", PIPELINE_LOCAL__DIR=str(machine.folder / where))
+    assert "PIPELINE_LOCAL__DIR" in refused.stderr
+
+
+def test_one_port_for_both_is_refused(machine: Machine) -> None:
+    refused = machine.run("up", PIPELINE_LOCAL__REGISTRY_PORT=str(machine.kafka_port))
+    assert refused.returncode == 2
+    assert f"cannot both listen on port {machine.kafka_port}" in refused.stderr
+
+
+def test_wipe_says_what_it_did_and_that_a_store_may_remember_more(machine: Machine) -> None:
+    nothing = machine.run("down", "--wipe")
+    assert nothing.stderr.splitlines() == ["nothing was running", f"there was no {machine.folder / 'data'}"]
+    (machine.folder / "data").mkdir()
+    (machine.folder / "data/local-stack.json").write_text("{}")
+    wiped = machine.run("down", "--wipe", PIPELINE_STORE__URL="postgresql+psycopg://user:s3cret@host/orders")
+    assert wiped.returncode == 0
+    assert f"{machine.folder / 'data'} is gone" in wiped.stderr
+    assert "If the store (postgresql+psycopg://••••) was filled from these topics, empty it as well" in wiped.stderr
+
+
 def test_busy_port_is_refused_with_its_owner_and_the_setting_named(machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", machine.registry_port)):
         refused = machine.run("up")
@@ -200,6 +249,7 @@ def test_ephemeral_stack_ends_with_its_parent(machine: Machine, number: int) -> 
     assert exports[0].startswith("export PIPELINE_KAFKA__BOOTSTRAP_SERVERS=127.0.0.1:")
     pids = [json.loads(path.read_text())["pid"] for path in temporary.glob("*/*/*.pid")]
     assert len(pids) == 2
+    assert [path.parent.name for path in temporary.glob("*/*/tmp/*/com_*")] == ["registry"], "not in /tmp"
     parent.send_signal(number)
     parent.communicate(timeout=30)
     wait_until(lambda: not any(started_at(pid) for pid in pids), "both ended")

@@ -1,6 +1,7 @@
 """The order store on SQLite and on a real PostgreSQL server of its own."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import select, text
 
 from pipeline.core.record import Record
-from pipeline.errors import SettingsRefused, SinkRefused, SinkUnavailable
+from pipeline.errors import HandlerFailed, SettingsRefused, SinkRefused, SinkUnavailable
 from pipeline.orders import OrderPlaced
 from pipeline.sinks.sql import OrderStore, StoreOrders, orders
 
@@ -145,3 +146,102 @@ def test_table_is_made_again_after_the_database_came_back_empty(store: OrderStor
 def test_url_of_no_supported_database_is_refused(url: str) -> None:
     with pytest.raises(SettingsRefused):
         OrderStore(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:orders?mode=memory&cache=shared&uri=true",
+        "sqlite:///file:/orders?vfs=memdb&uri=true",
+    ],
+)
+def test_store_that_forgets_is_refused(url: str) -> None:
+    with pytest.raises(SettingsRefused, match="in memory is lost"):
+        OrderStore(url)
+
+
+def test_store_that_takes_orders_passes_inspection_and_has_its_table_afterwards(store: OrderStore) -> None:
+    store.inspect()
+    assert rows(store) == []
+    store.upsert([(order(), at(0))])
+    store.inspect()
+    assert len(rows(store)) == 1
+
+
+OTHER_SHAPES = {
+    "no column": "CREATE TABLE orders (order_id VARCHAR PRIMARY KEY)",
+    "no primary key": "CREATE TABLE orders (order_id VARCHAR, customer_id VARCHAR, amount NUMERIC(18, 2), "
+    "timestamp_utc TIMESTAMP, source_partition INTEGER, source_offset BIGINT)",
+    "no table": "CREATE VIEW orders AS SELECT 1 AS order_id",
+}
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES)
+def test_table_of_another_shape_is_refused_at_the_start_and_stops_a_running_worker(
+    store: OrderStore, shape: str
+) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(text(OTHER_SHAPES[shape]))
+    try:
+        with pytest.raises(SettingsRefused, match="can take no order"):
+            store.inspect()
+        with pytest.raises(HandlerFailed, match="another shape"):
+            store.upsert([(order(), at(0))])
+    finally:
+        with store.engine.begin() as connection:
+            connection.execute(text(f"DROP {'VIEW' if shape == 'no table' else 'TABLE'} orders"))
+
+
+def test_column_that_no_order_has_is_refused_unless_it_fills_itself(store: OrderStore) -> None:
+    store.inspect()
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE orders ADD COLUMN shop VARCHAR NOT NULL DEFAULT 'x'"))
+        connection.execute(text("ALTER TABLE orders ADD COLUMN note VARCHAR"))
+    store.inspect()
+    with store.engine.begin() as connection:
+        connection.execute(text("DROP TABLE orders"))
+        connection.execute(
+            text(
+                "CREATE TABLE orders (order_id VARCHAR PRIMARY KEY, customer_id VARCHAR, amount NUMERIC(18, 2), "
+                "timestamp_utc TIMESTAMP, source_partition INTEGER, source_offset BIGINT, shop VARCHAR NOT NULL)"
+            )
+        )
+    with pytest.raises(SettingsRefused, match="asks for shop, which no order has"):
+        store.inspect()
+
+
+def test_path_that_holds_no_writable_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database " * 1000)
+    OrderStore(f"sqlite:///{tmp_path}/orders.db").inspect()
+    for url, why in (
+        (f"sqlite:///{tmp_path}/text.db", "file is not a database"),
+        (f"sqlite:///{tmp_path}/no/such/folder/orders.db", "unable to open"),
+        (f"sqlite:///file:{tmp_path}/orders.db?mode=ro&uri=true", "readonly"),
+    ):
+        with pytest.raises(SettingsRefused, match=why):
+            OrderStore(url).inspect()
+
+
+def test_database_that_is_away_or_locked_is_an_outage_to_the_inspection_too(tmp_path: Path) -> None:
+    with pytest.raises(SinkUnavailable):
+        OrderStore("postgresql+psycopg://user@127.0.0.1:1/orders?connect_timeout=1").inspect()
+    holder = OrderStore(f"sqlite:///{tmp_path}/orders.db")
+    holder.inspect()
+    with holder.engine.connect() as connection:
+        connection.execute(text("BEGIN IMMEDIATE"))
+        with pytest.raises(SinkUnavailable, match="locked"):
+            OrderStore(f"sqlite:///{tmp_path}/orders.db?timeout=0.1").inspect()
+    holder.close()
+
+
+def test_two_workers_that_make_the_table_at_once_are_both_content(store: OrderStore) -> None:
+    url = store.engine.url.render_as_string(hide_password=False)
+    workers = [OrderStore(url) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(OrderStore.inspect, workers))
+    for worker in workers:
+        worker.close()

@@ -23,10 +23,11 @@ def refusal(text: str) -> str:
 
 
 def test_the_project_declares_its_topics_and_a_dead_letter_topic_that_any_record_fits_in():
-    orders, letters, parked = parse(TOPICS_TOML.read_text("utf-8"), "topics.toml")
-    assert (parked.name, parked.source) == ("orders.dlq.v1.parked", letters.name)
-    assert (orders.name, orders.partitions, orders.replication) == ("orders.v1", 6, BROKER_DEFAULT)
-    assert (letters.name, letters.partitions, letters.source) == ("orders.dlq.v1", 6, "orders.v1")
+    declared = {topic.name: topic for topic in parse(TOPICS_TOML.read_text("utf-8"), "topics.toml")}
+    orders, letters, parked = (declared[name] for name in ("orders.v1", "orders.dlq.v1", "orders.dlq.v1.parked"))
+    assert parked.source == letters.name
+    assert (orders.partitions, orders.replication) == (6, BROKER_DEFAULT)
+    assert (letters.partitions, letters.source) == (6, "orders.v1")
     assert letters.configs["max.message.bytes"] == str(3 * 1024 * 1024)
     assert letters.configs["cleanup.policy"] == "delete"
     assert orders.purpose

@@ -113,3 +113,36 @@ def test_committed_list_names_every_file_once_with_its_checksum() -> None:
     assert len({each.file_name for each in files}) == len(files) > 40
     assert all(len(each.sha256) == 64 and each.size > 0 for each in files)
     assert {each.name for each in files} >= {"kafka_2.13", artifacts.REGISTRY[1], artifacts.LOG_BINDING[1]}
+
+
+@pytest.mark.parametrize("damage", ["changed", "lost", "unpacked by another version"])
+def test_damaged_unpacked_registry_is_unpacked_once_more(repository: Repository, tmp_path: Path, damage: str) -> None:
+    jar = install(tmp_path).registry_jar
+    if damage == "changed":
+        jar.write_bytes(b"jAr")
+    elif damage == "lost":
+        jar.unlink()
+    else:
+        next(tmp_path.glob("*.sha256")).unlink()
+    said: list[str] = []
+    assert artifacts.install(tmp_path, artifacts.no_progress, said.append).registry_jar.read_bytes() == b"jar"
+    assert said == [f"{jar.parent} is not what it should be: unpacking it once more"]
+    assert repository.fetched == list(CONTENTS), "the archive is still there"
+    assert not list(tmp_path.glob(".staging-*"))
+
+
+def test_relative_cache_is_named_in_full_because_the_servers_run_elsewhere(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    installed = install(Path("cache"))
+    assert repository.fetched
+    assert all(path.is_absolute() for path in (*installed.kafka_jars, installed.registry_jar))
+
+
+def test_cache_that_cannot_be_made_is_refused_with_the_setting(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for cache in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(StackRefused, match=r"cannot be used: .*PIPELINE_LOCAL__CACHE_DIR"):
+            install(cache)
+    assert repository.fetched == []

@@ -299,3 +299,12 @@ def test_directory_is_the_setting_or_the_packed_schemas_or_those_of_the_checkout
     monkeypatch.setattr(resources, "files", lambda _: tmp_path)
     (tmp_path / "_schemas").mkdir()
     assert schema_files.directory(None) == tmp_path / "_schemas"
+
+
+def test_schema_directory_that_may_not_be_looked_into_is_refused(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(SchemaRefused, match=r"cannot be read: .*Permission denied"):
+        schema_files.load(tmp_path / "schemas")

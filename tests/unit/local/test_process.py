@@ -1,0 +1,39 @@
+"""A server's process: what the system refuses. Real starts and stops: tests/integration/test_local_stack.py."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from pipeline.errors import StackRefused
+from pipeline.local import process
+from pipeline.local.process import Server, started_at
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    """One whose pid file names a process that runs: this one."""
+    it = Server("kafka", tmp_path, [], {}, lambda: True)
+    it.pid_path.write_text(json.dumps({"pid": os.getpid(), "started": started_at(os.getpid())}))
+    return it
+
+
+def test_server_of_another_user_is_said_to_be_his(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_pid: int, _number: int) -> NoReturn:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(process.os, "kill", refuse)
+    with pytest.raises(StackRefused, match=f"kafka is process {os.getpid()} of another user"):
+        server.stop()
+    assert server.pid_path.exists()
+
+
+def test_pid_file_that_may_not_be_read_is_not_called_broken(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(StackRefused, match=r"cannot be read: Permission denied\. Is .* yours"):
+        server.stop()
