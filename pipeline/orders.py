@@ -10,12 +10,21 @@ from decimal import Decimal
 from random import Random
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from pipeline.core.record import Keyed, Record
 from pipeline.errors import Invalid, Reject
 
-ORDERS_SUBJECT = "orders.v1-value"
+ORDER_RECORD = "shop.orders.OrderPlaced"
 _ISO_DATE_CHARACTERS = 10
 
 
@@ -28,25 +37,54 @@ def _time_as_text(value: object) -> object:
     raise ValueError("a time is ISO 8601 text with a zone, such as 2010-12-01T08:26:00Z")
 
 
+def _as_utc(value: datetime) -> datetime:
+    """As the contract's `timestamp-millis` gives it back: in UTC, the part below a millisecond cut off."""
+    try:
+        utc = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it lies outside the years 1 to 9999") from None
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+
+
+def _plain_digits(value: object) -> object:
+    """Python reads `1_000` and the digits of every script; nobody else does."""
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        raise ValueError("an amount is written in the digits 0 to 9, such as 1000.00")
+    return value
+
+
+def _not_empty(value: object) -> object:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ValueError("must not be empty")
+    return value
+
+
 def _spelt(name: str) -> AliasChoices:
     """`order_id`, `orderId` and `OrderId` alike: the C# clients send PascalCase."""
     pascal = name.title().replace("_", "")
     return AliasChoices(name, pascal[0].lower() + pascal[1:], pascal)
 
 
-_Id = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
+_Id = Annotated[str, BeforeValidator(_not_empty), Field(strict=True, max_length=256)]
 
 
 class OrderPlaced(BaseModel):
-    """A customer placed an order. Amounts have at most two decimals and are never rounded; times have a zone."""
+    """A customer placed an order. Amounts have at most two decimals and are never rounded; times have a zone and milliseconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_by_name=True)
 
     order_id: Annotated[_Id, Field(validation_alias=_spelt("order_id"))]
     customer_id: Annotated[_Id, Field(validation_alias=_spelt("customer_id"))]
-    amount: Annotated[Decimal, Field(validation_alias=_spelt("amount"), max_digits=18, decimal_places=2)]
+    amount: Annotated[
+        Decimal,
+        BeforeValidator(_plain_digits),
+        Field(validation_alias=_spelt("amount"), max_digits=18, decimal_places=2),
+    ]
     timestamp_utc: Annotated[
-        AwareDatetime, BeforeValidator(_time_as_text), Field(validation_alias=_spelt("timestamp_utc"))
+        AwareDatetime,
+        BeforeValidator(_time_as_text),
+        AfterValidator(_as_utc),
+        Field(validation_alias=_spelt("timestamp_utc")),
     ]
 
 
@@ -75,6 +113,9 @@ def from_json(text: bytes) -> OrderPlaced:
         raise Invalid(f"not UTF-8: byte {error.start} is 0x{text[error.start]:02x}") from None
     except RecursionError:
         raise Invalid("not an order: nested too deeply") from None
+    except json.JSONDecodeError as error:
+        # The text is one line of its file: the decoder's own "line 1" would be a second number beside the file's.
+        raise Invalid(f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.pos + 1}") from None
     except ValueError as error:
         raise Invalid(f"not valid JSON: {error}") from None
 
@@ -92,7 +133,7 @@ def from_fields(fields: object) -> OrderPlaced:
 def describe(error: ValidationError) -> str:
     """Field by field what does not fit, without the values: they may be personal."""
     return "; ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'event'}: {one['msg']}"
+        f"{'.'.join(map(str, one['loc'])) or 'event'}: {one['msg'].removeprefix('Value error, ')}"
         for one in error.errors(include_url=False, include_input=False, include_context=False)
     )
 

@@ -27,9 +27,11 @@ TIERS_MAX = 8
 def _servers(value: str) -> str:
     servers = [server.strip() for server in value.split(",")]
     for server in servers:
-        match = re.fullmatch(r"(?:[\w.-]+|\[[0-9A-Fa-f:.%\w]+\]):(\d{1,5})", server)
-        if not match or not 0 < int(match[1]) < 2**16:
+        match = re.fullmatch(r"(?:[\w.-]+|\[[0-9A-Fa-f:.%\w]+\]):(\d+)", server)
+        if not match:
             raise ValueError("not HOST:PORT, or several separated by commas, without a scheme such as SASL_SSL://")
+        if not 0 < int(match[1]) < 2**16:
+            raise ValueError(f"{match[1]} is no port: ports are 1 to {2**16 - 1}")
     return ",".join(servers)
 
 

@@ -116,4 +116,7 @@ def _event_type(annotation: Any, name: str) -> type:
 
 
 def _describe(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'event'}: {each['msg']}" for each in error.errors())
+    return "; ".join(
+        f"{'.'.join(map(str, each['loc'])) or 'event'}: {each['msg'].removeprefix('Value error, ')}"
+        for each in error.errors()
+    )

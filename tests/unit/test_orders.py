@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Invalid, Reject
-from pipeline.orders import OrderPlaced, from_json, generate, refuse_unsellable
+from pipeline.orders import ORDER_RECORD, OrderPlaced, from_json, generate, refuse_unsellable
+from pipeline.serde.avro import AvroReader, AvroWriter
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/orders.v1-value/v1.avsc").read_text())
 GOOD = {"order_id": "1", "customer_id": "c", "amount": "139.12", "timestamp_utc": "2010-12-01T08:26:00Z"}
@@ -25,7 +26,9 @@ def line(**changes: object) -> bytes:
 
 def test_model_drifting_from_the_newest_schema_is_found() -> None:
     newest = max((Path(__file__).parents[2] / "schemas/orders.v1-value").glob("v*.avsc"))
-    fields = json.loads(newest.read_text())["fields"]
+    schema = json.loads(newest.read_text())
+    assert f"{schema['namespace']}.{schema['name']}" == ORDER_RECORD
+    fields = schema["fields"]
     assert [field["name"] for field in fields] == list(OrderPlaced.model_fields)
     assert {field["name"]: field["type"] for field in fields} == AVRO_TYPES
     decimal = next(rule for rule in OrderPlaced.model_fields["amount"].metadata if hasattr(rule, "max_digits"))
@@ -72,15 +75,21 @@ def test_number_with_more_digits_than_a_binary_float_arrives_exactly() -> None:
         (line(timestamp_utc="2010-12-01T08:26:00"), "timestamp_utc: Input should have timezone info"),
         (line(timestamp_utc=1291191960), "ISO 8601"),
         (line(timestamp_utc="1291191960"), "ISO 8601"),
-        (line(customer_id=None), "customer_id: Input should be a valid string"),
+        (line(amount="1_000.00"), "amount: an amount is written in the digits 0 to 9"),
+        (line(amount="١٢.٥٠"), "amount: an amount is written in the digits 0 to 9"),
+        (line(timestamp_utc="0001-01-01T00:00:00+14:00"), "timestamp_utc: in UTC it lies outside the years 1 to 9999"),
+        (line(timestamp_utc="9999-12-31T23:59:59.9999-14:00"), "timestamp_utc: in UTC it lies outside the years"),
+        (line(customer_id=None), "customer_id: must not be empty"),
+        (line(customer_id=""), "customer_id: must not be empty"),
         (line(order_id=536365), "order_id: Input should be a valid string"),
-        (line(order_id="   "), "order_id: "),
+        (line(order_id="   "), "order_id: must not be empty"),
         (line(order_id="x" * 257), "order_id: "),
         (line(extra=1), "extra: Extra inputs"),
         (b'{"order_id": "1", "customer_id": "c", "amount": "1"}', "timestamp_utc: Field required"),
         (line(orderId="2"), "orderId: Extra inputs"),
         (b'{"order_id": "1", "order_id": "2"}', "twice"),
-        (b'{"order_id": "1"', "not valid JSON"),
+        (b'{"order_id": "1"', "not valid JSON: Expecting ',' delimiter at column 17"),
+        (b'{"order_id": "1\n"', "not valid JSON: Invalid control character at column 16"),
         (b"[1]", "not a JSON object"),
         (b"\xff\xfe{", "not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
@@ -90,6 +99,23 @@ def test_what_is_no_order_is_refused_with_field_and_reason(text: bytes, says: st
     with pytest.raises(Invalid) as refused:
         from_json(text)
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "given_back"),
+    [
+        ("2010-12-01T08:26:00+14:00", "2010-11-30T18:26:00+00:00"),
+        ("2010-12-01T08:26:00.1239999Z", "2010-12-01T08:26:00.123000+00:00"),
+        ("1969-12-31T23:59:59.999999Z", "1969-12-31T23:59:59.999000+00:00"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00"),
+        ("9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59.999000+00:00"),
+    ],
+)
+def test_every_time_that_is_taken_comes_back_from_the_contract_as_it_is(written: str, given_back: str) -> None:
+    order = from_json(line(timestamp_utc=written))
+    assert order.timestamp_utc.isoformat() == given_back
+    value = AvroWriter(SCHEMA, 1).encode(order.__dict__)
+    assert AvroReader(SCHEMA, lambda _: json.dumps(SCHEMA)).decode(value) == order.__dict__
 
 
 def test_refusal_does_not_repeat_the_value() -> None:

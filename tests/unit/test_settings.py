@@ -188,8 +188,9 @@ def test_port_that_is_no_service_link_is_refused(env):
     [
         ({"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": ""}, "PIPELINE_KAFKA__BOOTSTRAP_SERVERS (environment) is empty"),
         ({"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": "host"}, "not HOST:PORT"),
+        ({"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": "localhost:99999"}, "99999 is no port: ports are 1 to 65535"),
+        ({"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": "localhost:0"}, "0 is no port: ports are 1 to 65535"),
         ({"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": "a:1,,b:2"}, "not HOST:PORT"),
-        ({"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": "a:99999"}, "not HOST:PORT"),
         ({"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": "SASL_SSL://a:1"}, "without a scheme"),
         ({"PIPELINE_KAFKA__TOPIC": " "}, "PIPELINE_KAFKA__TOPIC (environment) is empty"),
         ({"PIPELINE_KAFKA__TOPIC": "a b"}, "PIPELINE_KAFKA__TOPIC=a b (environment): not a topic name"),
