@@ -11,6 +11,7 @@ import random
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
@@ -404,8 +405,9 @@ def work_off(pipe: Pipe, sent: list[tuple[str, Any]], handled: Callable[[], dict
     return run
 
 
-def register(pipe: Pipe, schemas: dict[str, Any]) -> dict[str, int]:
-    """The ids of the schemas, by the names that the cases call them."""
+@contextmanager
+def registered(pipe: Pipe, schemas: dict[str, Any]) -> Iterator[dict[str, int]]:
+    """The ids of the schemas, by the names that the cases call them; gone afterwards, for others list all subjects."""
     money = SchemaReference("shop.Money", f"{pipe.topic}-Money", 1)
     ids = {}
     with SchemaRegistryClient({"url": pipe.registry_url}) as client:
@@ -414,8 +416,14 @@ def register(pipe: Pipe, schemas: dict[str, Any]) -> dict[str, int]:
             written = Schema(
                 of if isinstance(of, str) else json.dumps(of), kind, [money] if name == "reference" else []
             )
-            ids[name] = client.register_schema(f"{pipe.topic}-{name.replace(' ', '-')}", written)
-    return ids
+            ids[name] = client.register_schema(subject(pipe, name), written)
+        yield ids
+        for name in schemas.keys() - {"Money"}:  # what was once referred to is not let go
+            client.delete_subject(subject(pipe, name))
+
+
+def subject(pipe: Pipe, name: str) -> str:
+    return f"{pipe.topic}-{name.replace(' ', '-')}"
 
 
 @pytest.fixture(scope="module")
@@ -438,20 +446,22 @@ def orders(new_pipe: Callable[[], Pipe]) -> Run:
     """A worker on orders, with the flood of unknown schemas in front, so that it waits for all of them at once."""
     pipe = new_pipe()
     pipe.register_schemas()
-    ids = register(pipe, SCHEMAS)
+    with registered(pipe, SCHEMAS) as ids:
 
-    def good(name: str) -> bytes:
-        return header(ids["order"]) + an_order(order_id=text(name))
+        def good(name: str) -> bytes:
+            return header(ids["order"]) + an_order(order_id=text(name))
 
-    sent = [(case.name, case.record(ids)) for case in UNKNOWN_SCHEMAS]
-    sent += [(behind("the unknown schemas"), (b"k", good(behind("the unknown schemas")), []))]
-    sent += with_good_ones(ORDERS, ids, good)
-    publish(pipe, *(record for _, record in sent))
-    # Markers and aborted records take offsets too, between the records and behind the last one.
-    in_a_transaction = with_good_ones([IN_A_TRANSACTION], ids, good)
-    aborted = [(b"aborted", b"no frame", []), (b"aborted", good("aborted"), [])]
-    publish_in_transactions(pipe, (False, aborted), (True, [each for _, each in in_a_transaction]), (False, aborted))
-    return work_off(pipe, sent + in_a_transaction, lambda: dict(stored(pipe)))
+        sent = [(case.name, case.record(ids)) for case in UNKNOWN_SCHEMAS]
+        sent += [(behind("the unknown schemas"), (b"k", good(behind("the unknown schemas")), []))]
+        sent += with_good_ones(ORDERS, ids, good)
+        publish(pipe, *(record for _, record in sent))
+        # Markers and aborted records take offsets too, between the records and behind the last one.
+        in_a_transaction = with_good_ones([IN_A_TRANSACTION], ids, good)
+        aborted = [(b"aborted", b"no frame", []), (b"aborted", good("aborted"), [])]
+        publish_in_transactions(
+            pipe, (False, aborted), (True, [each for _, each in in_a_transaction]), (False, aborted)
+        )
+        return work_off(pipe, sent + in_a_transaction, lambda: dict(stored(pipe)))
 
 
 def publish_in_transactions(pipe: Pipe, *transactions: tuple[bool, list[Any]]) -> None:
@@ -474,10 +484,6 @@ def parcels(new_pipe: Callable[[], Pipe]) -> Run:
     (pipe.schemas / f"{pipe.topic}-value/v1.avsc").write_text(json.dumps(PARCEL))
     pipe.register_schemas()
     (pipe.home / "shop_parcels.py").write_text(HANDLER)
-    ids = register(pipe, {"parcel": PARCEL, "order": ORDER})
-
-    def good(name: str) -> bytes:
-        return header(ids["parcel"]) + a_parcel(parcel_id=text(name))
 
     def handled() -> dict[str, Any]:
         written = pipe.home / "parcels.ndjson"
@@ -485,9 +491,14 @@ def parcels(new_pipe: Callable[[], Pipe]) -> Run:
         assert len(rows) == len({row["parcel_id"] for row in rows})
         return {row["parcel_id"]: row for row in rows}
 
-    sent = with_good_ones(PARCELS, ids, good)
-    publish(pipe, *(record for _, record in sent))
-    return work_off(pipe, sent, handled, "--handler", "shop_parcels:handle")
+    with registered(pipe, {"parcel": PARCEL, "order": ORDER}) as ids:
+
+        def good(name: str) -> bytes:
+            return header(ids["parcel"]) + a_parcel(parcel_id=text(name))
+
+        sent = with_good_ones(PARCELS, ids, good)
+        publish(pipe, *(record for _, record in sent))
+        return work_off(pipe, sent, handled, "--handler", "shop_parcels:handle")
 
 
 def given_up(*cases: Case) -> list[Any]:
@@ -552,9 +563,9 @@ def test_worker_on_bad_orders_lives_to_the_end_and_leaves_no_lag(orders: Run) ->
     bad = sum(case.reason is not None for case in cases)
     handled = len(ORDERS) + 2 + len(accepted(*ORDERS))
     assert orders.ended.code == 0, orders.ended.stderr
-    assert orders.ended.json | {"seconds": 0} == {
-        "consumed": bad + handled, "handled": handled, "dead_lettered": bad, "committed": bad + handled, "seconds": 0,
-    }  # fmt: skip
+    assert orders.ended.json.items() >= {
+        "consumed": bad + handled, "handled": handled, "dead_lettered": bad, "committed": bad + handled,
+    }.items()  # fmt: skip
     assert (len(orders.letters), len(orders.handled), orders.lag) == (bad, handled, 0)
 
 
@@ -653,8 +664,12 @@ def publish_with_header_name(pipe: Pipe, name: bytes) -> None:
 def test_header_whose_name_is_no_text_does_not_end_the_worker(pipe: Pipe) -> None:
     """B51."""
     publish_with_header_name(pipe, b"\xff\xfe")
-    pipe.produce([order(1)])
-    ended = pipe.run("consume", "--until-end", "--json")
-    assert ended.code == 0, ended.stderr
-    assert [(letter["key"], letter["value"]) for letter in letters(pipe)] == [(b"odd", b"no frame")]
-    assert (set(stored(pipe)), pipe.lag()) == ({"A-1"}, 0)
+    try:
+        pipe.produce([order(1)])
+        ended = pipe.run("consume", "--until-end", "--json")
+        assert ended.code == 0, ended.stderr
+        assert [(letter["key"], letter["value"]) for letter in letters(pipe)] == [(b"odd", b"no frame")]
+        assert (set(stored(pipe)), pipe.lag()) == ({"A-1"}, 0)
+    finally:
+        # Others list all groups, and look at the oldest record that each has left.
+        pipe.delete_topic(pipe.topic)
