@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 # The tests mostly wait: three workers keep two cores busy. Files named in ARGS run in one process, at once.
 WORKERS ?= 3
+PEERS  := .venv-peers
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long test-protocols check format up down topics register-schemas bench lock clean
+.PHONY: help install demo test test-long test-protocols check format up down topics register-schemas bench peers lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -65,9 +66,19 @@ format: $(READY) ## Put the code into shape
 bench: $(READY) ## Throughput as ratios to the raw client's own rate, on a stack of its own
 	@$(BIN)/python -m bench $(ARGS)
 
+# Apart from .venv, which stays what requirements/dev.txt says. From Python 3.13 on, venv writes the .gitignore by itself.
+$(PEERS)/.installed: requirements/peers.txt | $(READY)
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	@echo '*' > $(PEERS)/.gitignore
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.txt
+	@touch $@
+
+peers: $(PEERS)/.installed ## The frameworks that make bench compares with, in .venv-peers
+
 lock: ## Resolve the dependencies anew into requirements/ (needs uv)
 	uv pip compile pyproject.toml --all-extras --group dev $(LOCK) --upgrade --output-file requirements/dev.txt
 	uv pip compile pyproject.toml --extra postgres $(LOCK) --constraint requirements/dev.txt --output-file requirements/runtime.txt
+	uv pip compile pyproject.toml --group peers $(LOCK) --upgrade --constraint requirements/dev.txt --output-file requirements/peers.txt
 
 clean: ## Remove what the tools left in the checkout
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,7 +1,7 @@
 """Produce and consume, each beside the raw client, in one run on one stack: ratios, because machines are noisy.
 
 Every contender moves the same bytes through the same topic settings. The contenders take turns, several rounds; the median
-of each is compared with the raw client's median.
+of each is compared with the raw client's median. The second table is in `bench/ten_ms`.
 """
 
 import json
@@ -9,7 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from bench.ten_ms import table
 from pipeline import settings, wiring
 from pipeline.core.topic_file import Declared
 from pipeline.kafka import config
@@ -150,31 +151,67 @@ CONTENDERS: dict[str, tuple[str, Callable[[Bench], float]]] = {
 def main(
     orders: Annotated[int, typer.Option(min=1000, help="How many orders every contender moves.")] = 200_000,
     rounds: Annotated[int, typer.Option(min=1, help="How often each takes its turn.")] = 3,
+    only: Annotated[str, typer.Option(metavar="NAME", help="Only contenders with this in their name.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout as well.")] = False,
 ) -> None:
-    """Measure, and print the table."""
+    """Measure, and print the tables."""
+    chosen = [name for name in CONTENDERS if only.lower() in name.lower()]
+    slow = [each for each in table.CONTENDERS if only.lower() in each.name.lower()]
+    if not chosen and not slow:
+        names = ", ".join(repr(name) for name in (*CONTENDERS, *(each.name for each in table.CONTENDERS)))
+        raise typer.BadParameter(f"no contender has {only!r} in its name. There are {names}.")
+    slow = table.without_missing(slow, _say)
+    if not chosen and not slow:
+        raise typer.Exit(2)
     installed = artifacts.install(artifacts.default_cache(), artifacts.no_progress, _say)
     with ephemeral_stack(installed, _say) as stack, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         configured = settings.load(
             {"kafka.bootstrap_servers": stack.bootstrap_servers, "registry.url": stack.registry_url}
         )
         bench = _fill(configured, orders, Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        seconds: dict[str, list[float]] = {name: [] for name in chosen}
         for number in range(rounds):
-            for name, (_, contender) in CONTENDERS.items():
-                seconds[name].append(contender(bench))
+            for name in chosen:
+                seconds[name].append(CONTENDERS[name][1](bench))
                 _say(f"round {number + 1}: {name}: {orders / seconds[name][-1]:,.0f} a second")
-    rates = {name: orders / statistics.median(each) for name, each in seconds.items()}
-    print(f"{'':<34} {'median/s':>10} {'spread':>8} {'ratio':>7}")
-    for name, (ceiling, _) in CONTENDERS.items():
-        spread = (max(seconds[name]) - min(seconds[name])) / statistics.median(seconds[name])
-        print(f"{name:<34} {rates[name]:>10,.0f} {spread:>8.0%} {rates[name] / rates[ceiling]:>7.2f}")
+        rows = table.measure(slow, _few_keys(bench), rounds, _say) if slow else []
+    summary = _show(orders, seconds)
+    if rows:
+        table.show(rows)
     if as_json:
-        print(
-            json.dumps(
-                {name: {"rate": rate, "ratio": rate / rates[CONTENDERS[name][0]]} for name, rate in rates.items()}
-            )
-        )
+        print(json.dumps(summary | {row.contender.name: row.summary() for row in rows}))
+
+
+def _show(orders: int, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Print the first table; what it says, for a program."""
+    if not seconds:
+        return {}
+    rates = {name: orders / statistics.median(each) for name, each in seconds.items()}
+    # Without its ceiling, a contender that runs alone has no ratio.
+    ratios = {name: rates[name] / rates[it] if (it := CONTENDERS[name][0]) in rates else None for name in rates}
+    print(f"{'':<34} {'median/s':>10} {'spread':>8} {'ratio':>7}")
+    for name, rate in rates.items():
+        spread = (max(seconds[name]) - min(seconds[name])) / statistics.median(seconds[name])
+        ratio = ratios[name]
+        print(f"{name:<34} {rate:>10,.0f} {spread:>8.0%} {'–' if ratio is None else f'{ratio:.2f}':>7}")
+    return {name: {"rate": rate, "ratio": ratios[name]} for name, rate in rates.items()}
+
+
+def _few_keys(bench: Bench) -> table.Place:
+    """The topic of few keys beside the large one, for the second table."""
+    bench.cluster.create([Declared(table.KEYED_TOPIC, PARTITIONS)])
+    encoder = wiring.encoder(bench.configured, TOPIC)
+    keyed = table.keyed_orders()
+    values = [encoder.encode(order.__dict__) for _, order in keyed]
+    _write(bench.configured, table.KEYED_TOPIC, [key for key, _ in keyed], values)
+    return table.Place(
+        bootstrap_servers=bench.configured.kafka.bootstrap_servers,
+        registry_url=bench.configured.registry.url,
+        schemas=table.contracts(schema_files.directory(None), bench.folder, TOPIC),
+        topic=TOPIC,
+        there=len(bench.orders),
+        group=bench.fresh,
+    )
 
 
 def _fill(configured: settings.Settings, count: int, folder: Path) -> Bench:
@@ -186,17 +223,21 @@ def _fill(configured: settings.Settings, count: int, folder: Path) -> Bench:
     encoder = wiring.encoder(configured, TOPIC)
     values = [encoder.encode(order.__dict__) for order in orders]
     bench = Bench(configured, orders, [order.order_id.encode() for order in orders], values, cluster, folder)
+    _write(configured, TOPIC, bench.keys, bench.values)
+    return bench
+
+
+def _write(configured: settings.Settings, topic: str, keys: Sequence[bytes], values: Iterable[bytes]) -> None:
     producer = Producer(config.producer(configured.kafka), logger=librdkafka_logger())
-    for key, value in zip(bench.keys, bench.values, strict=True):
+    for key, value in zip(keys, values, strict=True):
         while True:
             try:
-                producer.produce(TOPIC, value, key)
+                producer.produce(topic, value, key)
                 break
             except BufferError:
                 producer.poll(0.1)
     producer.flush()
     producer.close()
-    return bench
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,6 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 from pipeline import telemetry
-from pipeline.core.client_properties import MESSAGE_MAX_BYTES
 from pipeline.core.dead_letter import Worker
 from pipeline.core.ports import Listener
 from pipeline.core.record import TopicPartition
@@ -439,7 +438,7 @@ def _provide_retry_topics(settings: Settings, topics: Sequence[str]) -> None:
         "cleanup.policy": "delete",
         "message.timestamp.type": "LogAppendTime",
         "retention.ms": str(RETRY_RETENTION_MS),
-        "max.message.bytes": str(max(MESSAGE_MAX_BYTES, largest + RETRY_HEADERS_BYTES)),
+        "max.message.bytes": str(largest + RETRY_HEADERS_BYTES),
     }
     purpose = f"Records of {source} that {settings.kafka.consumer_group} tries again later."
     asked.create([Declared(name, count, configs=configs, purpose=purpose) for name in tiers if there[name] is None])

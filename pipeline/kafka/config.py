@@ -55,7 +55,7 @@ def producer(kafka: Kafka) -> Properties:
     return {
         "linger.ms": 5,  # batches fill up; a single order waits no longer than this
         "batch.size": 65_536,  # hundreds of orders compress well together; the default of 1 MB only adds memory
-        "message.max.bytes": MESSAGE_MAX_BYTES,  # a dead letter of 3 MiB must pass; the topic's own limit decides
+        "message.max.bytes": MESSAGE_MAX_BYTES,  # the topic's own limit decides
         **connection(kafka),
         **_extra(kafka, "P"),
         "compression.type": kafka.compression,

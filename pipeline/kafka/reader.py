@@ -1,5 +1,6 @@
 """Reading a topic from end to end, in no group and committing nothing."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from time import monotonic
 from typing import Any
@@ -12,6 +13,7 @@ from pipeline.errors import BrokerUnavailable
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
 
+_log = logging.getLogger(__name__)
 _SILENCE_S_MAX = 30.0
 _BATCH = 1000
 _OURS = {
@@ -90,7 +92,7 @@ def to_record(message: Message) -> Record:
     assert partition is not None
     assert offset is not None
     kind, timestamp = message.timestamp()
-    headers: Any = message.headers()
+    headers = _headers(message)
     return Record(
         topic,
         partition,
@@ -100,3 +102,13 @@ def to_record(message: Message) -> Record:
         tuple(headers) if headers else (),
         timestamp if kind else None,
     )
+
+
+def _headers(message: Message) -> Any:
+    """None as well where the client cannot give them: it breaks on a name that is no UTF-8."""
+    try:
+        return message.headers()
+    except SystemError:
+        where = f"{message.topic()} [{message.partition()}] @ {message.offset()}"
+        _log.warning("%s has a header whose name is no text: the client gives none of its headers", where)
+        return None

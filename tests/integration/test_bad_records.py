@@ -617,7 +617,6 @@ def test_batch_that_grows_a_thousandfold_ends_as_letters(pipe: Pipe) -> None:
     assert set(stored(pipe)) == {"A-1"}
 
 
-@pytest.mark.xfail(strict=True, reason="the producer refuses letters of more than 4 MiB before they are compressed")
 def test_record_of_10_mb_that_fits_compressed_ends_as_a_letter(pipe: Pipe) -> None:
     """B46: the topic takes 1 MB, and so it takes ten compressed to 10 kB; its letter is as large."""
     large = b"\x01" + b"x" * 10_000_000
@@ -660,7 +659,6 @@ def publish_with_header_name(pipe: Pipe, name: bytes) -> None:
     library.rd_kafka_destroy(producer)
 
 
-@pytest.mark.xfail(strict=True, reason="the client's Message.headers() raises SystemError, and the worker ends")
 def test_header_whose_name_is_no_text_does_not_end_the_worker(pipe: Pipe) -> None:
     """B51."""
     publish_with_header_name(pipe, b"\xff\xfe")

@@ -124,7 +124,7 @@ def test_key_that_carries_a_promise_is_reserved_with_the_reason(key, value, reas
         ("retries", "10"),
         ("max.in.flight", "5"),
         ("max.in.flight", "many"),
-        ("message.max.bytes", "10000000"),
+        ("message.max.bytes", "1000000000"),
         ("linger.ms", "50"),
         ("sasl.oauthbearer.method", "oidc"),
     ],

@@ -1,0 +1,201 @@
+"""The table "10 ms async handler, one process": who runs, for how long, and what is said of it."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.handlers import HANDLER_S
+from bench.ten_ms.task import Outcome, Task
+from pipeline.orders import OrderPlaced, generate
+
+TITLE = "10 ms async handler, one process"
+AT_ONCE = 200
+KEYS = 50
+KEYED_TOPIC, KEYED_ORDERS = "orders-of-50-keys.v1", 3_000
+ROOT = Path(__file__).parents[2]
+PEERS = ROOT / ".venv-peers/bin/python"
+AT_LEAST_ONCE, ACKNOWLEDGED_FIRST = "at least once", "acknowledged first"
+_LONGEST_S = 600.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`arguments` come after `python -m`; `share` is which part of the topic's orders lasts some seconds."""
+
+    name: str
+    arguments: tuple[str, ...]
+    at_once: int
+    share: float
+    keeps_order: bool
+    delivery: str
+    peer: bool = False
+
+    @property
+    def ideal(self) -> float:
+        """Orders a second if nothing but the handlers took time."""
+        return self.at_once / HANDLER_S
+
+    def orders(self, there: int) -> int:
+        """How many to handle of those that are there."""
+        return max(round(there * self.share), 20)
+
+
+_MANY, _FEW = 1 / 4, 1 / 400
+CONTENDERS = (
+    Contender("pipeline, 200 at once", ("bench.ten_ms.ours",), AT_ONCE, _MANY, True, AT_LEAST_ONCE),
+    Contender("pipeline, one at a time", ("bench.ten_ms.ours",), 1, _FEW, True, AT_LEAST_ONCE),
+    Contender("raw client, one at a time", ("bench.ten_ms.loop",), 1, _FEW, True, AT_LEAST_ONCE),
+    Contender(
+        "FastStream, max_workers=200",
+        ("bench.ten_ms.with_faststream", "workers"),
+        AT_ONCE,
+        _MANY,
+        False,
+        ACKNOWLEDGED_FIRST,
+        peer=True,
+    ),
+    Contender(
+        "FastStream, batches of 200",
+        ("bench.ten_ms.with_faststream", "batches"),
+        AT_ONCE,
+        _MANY,
+        False,
+        AT_LEAST_ONCE,
+        peer=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the orders lie: `there` of them in the topic, random keys; and `KEYED_ORDERS` in the topic of few keys."""
+
+    bootstrap_servers: str
+    registry_url: str
+    schemas: Path
+    topic: str
+    there: int
+    group: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender's medians. `overtaken`: of the orders of few keys, those that began before their turn."""
+
+    contender: Contender
+    rates: Sequence[float]
+    overtaken: int
+    version: str
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def order(self) -> str:
+        """What was seen, and where nothing was: what is promised."""
+        if self.overtaken:
+            return "no"
+        return "yes" if self.contender.keeps_order else "not promised"
+
+    def summary(self) -> dict[str, Any]:
+        ideal = self.contender.ideal
+        return {
+            "rate": self.rate,
+            "ratio": self.rate / ideal,
+            "order": self.order,
+            "delivery": self.contender.delivery,
+        }
+
+
+def keyed_orders() -> list[tuple[bytes, OrderPlaced]]:
+    """Orders of few keys, each with its number in its key."""
+    keyed = []
+    for number, order in enumerate(generate(KEYED_ORDERS, seed=2)):
+        key = f"key-{number % KEYS}"
+        keyed.append((key.encode(), order.model_copy(update={"customer_id": key, "order_id": str(number // KEYS)})))
+    return keyed
+
+
+def contracts(source: Path, folder: Path, topic: str) -> Path:
+    """The contracts, with those of the topic under the name of the topic of few keys as well."""
+    copied = Path(shutil.copytree(source, folder / "schemas"))
+    shutil.copytree(copied / f"{topic}-value", copied / f"{KEYED_TOPIC}-value")
+    return copied
+
+
+def without_missing(contenders: Sequence[Contender], say: Callable[[str], None]) -> list[Contender]:
+    """Those that can run here; of the others it is said what is missing."""
+    peers = any(each.peer for each in contenders)
+    if not peers or _installed():
+        return list(contenders)
+    say("FastStream is not installed and left out of the table: make peers installs it, apart from .venv.")
+    return [each for each in contenders if not each.peer]
+
+
+def measure(contenders: Sequence[Contender], place: Place, rounds: int, say: Callable[[str], None]) -> list[Row]:
+    """Let them take turns, and then each show once what becomes of the order of keys."""
+    rates: dict[str, list[float]] = {each.name: [] for each in contenders}
+    for number in range(rounds):
+        for each in contenders:
+            outcome = _run(each, place, keyed=False)
+            rates[each.name].append(outcome.orders / outcome.seconds)
+            say(f"round {number + 1}: {each.name}: {rates[each.name][-1]:,.0f} a second, {outcome.orders:,} orders")
+    rows = []
+    for each in contenders:
+        outcome = _run(each, place, keyed=True)
+        say(f"{each.name}: {outcome.overtaken:,} of {outcome.orders:,} orders of {KEYS} keys began before their turn")
+        rows.append(Row(each, rates[each.name], outcome.overtaken, outcome.version))
+    return rows
+
+
+def show(rows: Sequence[Row]) -> None:
+    """The table, on stdout."""
+    print(f"\n{TITLE:<34} {'rate/s':>10} {'of ideal':>9}  {'order of a key':<14}  delivery")
+    for at_once in sorted({row.contender.at_once for row in rows}, reverse=True):
+        name = f"ideal, {'one at a time' if at_once == 1 else f'{at_once} at once'}"
+        print(f"{name:<34} {at_once / HANDLER_S:>10,.0f} {1:>9.3f}  {'–':<14}  –")
+    for row in rows:
+        ratio = row.rate / row.contender.ideal
+        print(f"{row.contender.name:<34} {row.rate:>10,.0f} {ratio:>9.3f}  {row.order:<14}  {row.contender.delivery}")
+    for version in sorted({row.version for row in rows if row.version}):
+        print(f"FastStream is version {version}.")
+
+
+def _run(contender: Contender, place: Place, *, keyed: bool) -> Outcome:
+    few = KEYED_ORDERS if contender.at_once > 1 else KEYED_ORDERS // 20
+    task = Task(
+        bootstrap_servers=place.bootstrap_servers,
+        registry_url=place.registry_url,
+        schemas=str(place.schemas),
+        topic=KEYED_TOPIC if keyed else place.topic,
+        group=place.group(),
+        orders=few if keyed else contender.orders(place.there),
+        at_once=contender.at_once,
+        keyed=keyed,
+    )
+    module, *arguments = contender.arguments
+    python = PEERS if contender.peer else Path(sys.executable)
+    done = subprocess.run(
+        [python, "-m", module, json.dumps(asdict(task)), *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=_LONGEST_S,
+    )
+    return Outcome(**json.loads(done.stdout))
+
+
+def _installed() -> bool:
+    try:
+        asked = subprocess.run([PEERS, "-c", "import faststream.confluent"], capture_output=True, check=False)
+    except OSError:
+        return False
+    return asked.returncode == 0
