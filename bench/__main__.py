@@ -5,6 +5,7 @@ of each is compared with the raw client's median.
 """
 
 import json
+import logging
 import statistics
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from pipeline.orders import OrderPlaced, generate
 from pipeline.serde import schema_files
 from pipeline.stages import schema_gate
 from pipeline.stages.produce import Produce
+from pipeline.telemetry import start_logging
 
 TOPIC, LETTERS = "orders.v1", "orders.dlq.v1"
 PARTITIONS = 6
@@ -153,6 +155,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout as well.")] = False,
 ) -> None:
     """Measure, and print the table."""
+    start_logging(logging.WARNING)
     installed = artifacts.install(artifacts.default_cache(), artifacts.no_progress, _say)
     with ephemeral_stack(installed, _say) as stack, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         configured = settings.load(
