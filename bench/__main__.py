@@ -5,6 +5,7 @@ of each is compared with the raw client's median. The second table is in `bench/
 """
 
 import json
+import logging
 import statistics
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from pipeline.orders import OrderPlaced, generate
 from pipeline.serde import schema_files
 from pipeline.stages import schema_gate
 from pipeline.stages.produce import Produce
+from pipeline.telemetry import start_logging
 
 TOPIC, LETTERS = "orders.v1", "orders.dlq.v1"
 PARTITIONS = 6
@@ -155,6 +157,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout as well.")] = False,
 ) -> None:
     """Measure, and print the tables."""
+    start_logging(logging.WARNING)
     chosen = [name for name in CONTENDERS if only.lower() in name.lower()]
     slow = [each for each in table.CONTENDERS if only.lower() in each.name.lower()]
     if not chosen and not slow:

@@ -140,7 +140,7 @@ def _run(module: str, *arguments: str, allowed: tuple[int, ...] = (0,), quiet: b
 def _interrupt(child: "subprocess.Popen[str]") -> None:
     """Pass Ctrl-C on, each time it is pressed, and stay until the command has ended."""
     while child.poll() is None:
-        child.send_signal(signal.SIGINT)
+        child.terminate()  # not SIGINT, which a job in the background may have been told to ignore
         with suppress(KeyboardInterrupt):
             child.wait()
 

@@ -1,5 +1,6 @@
 """`python -m pipeline.local up | down | status | logs | env`: Kafka and a schema registry here, without Docker or Java."""
 
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -35,6 +36,8 @@ def up(
     from pipeline.local.folder import alone, usable  # noqa: PLC0415
 
     with telemetry.exit_codes():
+        # As Ctrl-C does: what is half started is ended before this ends.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         configured = settings.load().local
         with fetch_progress() as progress:
             installed = artifacts.install(configured.cache_dir or artifacts.default_cache(), progress, telemetry.say)

@@ -8,13 +8,14 @@ _FILE = re.compile(r"`([\w./-]+)`[^`]*?:\n\n```(?:json|toml|python)\n(.*?)```", 
 
 
 def write_into(folder: Path) -> list[Path]:
-    """Put every file there; what belongs at the end of a file goes there."""
+    """Put every file there; the topic goes to the end of the declaration, unless somebody has followed the README here."""
     section = (ROOT / "README.md").read_text().partition("## Your own events")[2].partition("\n## ")[0]
     written = []
     for name, text in _FILE.findall(section):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(f"\n{text}" if path.stat().st_size else text)
+        before = path.read_text() if path.suffix == ".toml" else ""
+        if not before or text not in before:
+            path.write_text(f"{before}\n{text}".lstrip())
         written.append(path)
     return written

@@ -359,13 +359,15 @@ def test_handler_that_cannot_be_one_is_refused(payments: Pipe, reference: str, s
 
 
 def test_database_down_is_waited_for_and_nothing_becomes_a_letter(pipe: Pipe) -> None:
-    folder = pipe.home / "later"
-    pipe.env["PIPELINE_STORE__URL"] = f"sqlite:///{folder}/orders.db"
-    pipe.produce([order(n) for n in range(5)])
     worker = pipe.start("consume", "--json")
+    worker.wait_for_line("assigned")
+    held = sqlite3.connect(pipe.store, isolation_level=None)
+    held.execute("BEGIN EXCLUSIVE")
+    pipe.produce([order(n) for n in range(5)])
     worker.wait_for_line("does not answer")
     assert pipe.lag() == 5
-    folder.mkdir()
+    held.execute("ROLLBACK")
+    held.close()
     wait_until(lambda: pipe.lag() == 0, "the backlog worked off")
     ended = worker.end()
     assert (ended.code, ended.json["handled"], ended.json["dead_lettered"]) == (0, 5, 0)

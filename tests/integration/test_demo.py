@@ -21,8 +21,11 @@ def said(path: Path) -> str:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_leaves_nothing_behind_and_says_so_in_a_line(machine: Machine, number: int) -> None:
     log = machine.folder / "demo.log"
+    # Where the tests run in the background, SIGINT may be ignored, and what they start would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("w") as stderr:
         demo = subprocess.Popen(DEMO, env=machine.env, cwd=machine.folder, stderr=stderr)
+    signal.signal(signal.SIGINT, before)
     wait_until(lambda: "starting registry" in said(log), "the stack starting")
     demo.send_signal(number)
     assert demo.wait(60) == 130
