@@ -31,14 +31,16 @@ from pipeline.kafka.topic_log import TopicLog
 from pipeline.kafka.transactions import GroupOffsets, TransactionalProducer
 from pipeline.serde import schema_files
 from pipeline.serde.avro import AvroReader, AvroWriter
+from pipeline.serde.avro_schema import resolve
 from pipeline.serde.fastavro_schema import for_fastavro
 from pipeline.serde.json_values import read_patch, typed
 from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
+from pipeline.stages import schema_gate
 from pipeline.stages.consume import Consume
 from pipeline.stages.crew import crew_for
 from pipeline.stages.forward import Forward
-from pipeline.stages.handlers import Handler, adapt, load, load_transform
+from pipeline.stages.handlers import Handler, adapt, load, load_transform, refuse_misfit
 from pipeline.stages.letters import Ledger, LetterReader
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.produce import Produce
@@ -93,6 +95,10 @@ def _schemas(settings: Settings) -> schema_files.Schemas:
     return schema_files.load(schema_files.directory(settings.schemas.dir))
 
 
+def _name(file: schema_files.SchemaFile) -> str:
+    return str(resolve(file.schema).root["name"])
+
+
 def _record(file: schema_files.SchemaFile) -> dict[str, Any]:
     if not isinstance(file.schema, dict):
         raise SchemaRefused(f"{file.path} holds no record. An event is a record.")
@@ -137,8 +143,9 @@ def consume(
 ) -> Iterator[Consume]:
     """The consume stage, a member of its group from here on.
 
-    What is wrong in itself (handler, settings, schemas, a missing dead-letter topic) is refused. What is only down is
-    waited for: without end, or with `until_end` for 30 s. Asked to stop meanwhile, it leaves with exit code 0.
+    What is wrong in itself (handler, settings, schemas, a missing dead-letter topic) is refused; so is a schema that cannot
+    read what was written, or a handler that no record fits: the whole topic would become dead letters. What is only down
+    is waited for: without end, or with `until_end` for 30 s. Asked to stop meanwhile, it leaves with exit code 0.
     """
     kafka = settings.kafka
     properties = config.consumer(kafka)
@@ -146,6 +153,7 @@ def consume(
     with _handler(settings, handler) as (work, inspect), registry(settings) as writers, ExitStack() as opened:
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
+        wait(lambda: _require_fit(settings, work, writers))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         topics = [kafka.topic, *_retry_topics(settings)]
         wait(lambda: _require_letters(settings))
@@ -201,6 +209,7 @@ def forward(
     with registry(settings) as writers, ExitStack() as opened:
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
+        wait(lambda: _require_fit(settings, work, writers))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         encoders = {settings.forward.topic: wait(lambda: encoder(settings, settings.forward.topic))}
         topics = [kafka.topic, *_retry_topics(settings)]
@@ -406,6 +415,14 @@ def _require_topics(settings: Settings, *topics: str) -> None:
     for topic in topics:
         if asked.partitions(topic) is None:
             raise TopicRefused(f"The topic {topic} is not there. Create the declared topics: make topics.")
+
+
+def _require_fit(settings: Settings, work: Handler, writers: Registry) -> None:
+    """Refused when all records would be given up: their schemas are not read here, or the handler fits none of them."""
+    subject = _schemas(settings).subject(subject_of(settings.kafka.topic))
+    fields = [field["name"] for field in _record(subject.newest)["fields"]]
+    refuse_misfit(work, fields, _name(subject.newest))
+    schema_gate.check_reader(subject, writers)
 
 
 def _require_letters(settings: Settings) -> None:
