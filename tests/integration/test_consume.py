@@ -203,9 +203,13 @@ def test_signal_ends_the_worker_with_everything_committed(pipe: Pipe, number: in
 def test_worker_started_before_topics_and_schemas_are_reachable_waits_and_stops_cleanly(bare_pipe: Pipe) -> None:
     bare_pipe.env["PIPELINE_KAFKA__BOOTSTRAP_SERVERS"] = "127.0.0.1:1"
     bare_pipe.register_schemas()
-    worker = bare_pipe.start("consume")
+    worker = bare_pipe.start("consume", "--json")
     worker.wait_for_line("Waiting for it")
-    assert worker.end().code == 0
+    ended = worker.end()
+    assert ended.code == 0
+    assert ended.json == {
+        "consumed": 0, "handled": 0, "dead_lettered": 0, "parked": 0, "committed": 0, "seconds": 0,
+    }  # fmt: skip
 
 
 def newest_file(pipe: Pipe, fields: list[dict[str, Any]], version: int = 2) -> None:
