@@ -27,11 +27,15 @@ def main(
 ) -> None:
     """Work a topic off: decode, validate, handle, then commit. What can never be handled becomes a dead letter.
 
-    Exit codes: 0 stopped or at the end, however many dead letters · 1 failed while running · 2 refused at the start ·
-    4 another process with the same --instance took over.
+    Exit codes: 0 stopped or at the end, however many dead letters · 1 failed while running, or with --until-end broker
+    or registry did not answer for 30 s · 2 refused at the start · 4 another process with the same --instance took over.
+
+    Without --until-end, a broker or registry that is absent is waited for.
     """
     # Imported here so that --help does not load the client.
     from pipeline import metrics, settings, telemetry, wiring  # noqa: PLC0415
+    from pipeline.errors import Stopped  # noqa: PLC0415
+    from pipeline.stages.consume import Totals  # noqa: PLC0415
 
     with telemetry.exit_codes():
         telemetry.start_logging()
@@ -44,25 +48,28 @@ def main(
                 "consume.concurrency": concurrency,
             }
         )
-        with (
-            telemetry.stop_signals() as stopping,
-            wiring.consume(
-                configured, handler=handler, until_end=until_end, stopping=stopping, verbose=verbose
-            ) as stage,
-            metrics.served(
-                stage,
-                {"topic": configured.kafka.topic, "group": configured.kafka.consumer_group},
-                configured.metrics.host,
-                configured.metrics.port,
-            ),
-        ):
-            try:
-                with telemetry.progress("consumed", stage.counts) as tick:
-                    stage.run(stopping, tick)
-            finally:
-                telemetry.result(
-                    f"{stage.counts()[0]} consumed, {stage.counts()[1]}", stage.totals.summary(), as_json=as_json
-                )
+        try:
+            with (
+                telemetry.stop_signals() as stopping,
+                wiring.consume(
+                    configured, handler=handler, until_end=until_end, stopping=stopping, verbose=verbose
+                ) as stage,
+                metrics.served(
+                    stage,
+                    {"topic": configured.kafka.topic, "group": configured.kafka.consumer_group},
+                    configured.metrics.host,
+                    configured.metrics.port,
+                ),
+            ):
+                try:
+                    with telemetry.progress("consumed", stage.counts) as tick:
+                        stage.run(stopping, tick)
+                finally:
+                    telemetry.result(
+                        f"{stage.counts()[0]} consumed, {stage.counts()[1]}", stage.totals.summary(), as_json=as_json
+                    )
+        except Stopped:
+            telemetry.result("0 consumed: stopped before it began", Totals().summary(), as_json=as_json)
 
 
 if __name__ == "__main__":

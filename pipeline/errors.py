@@ -106,6 +106,10 @@ class Invalid(RecordError):
     """The datum decodes, but does not have the event's shape."""
 
 
+class Stopped(Exception):
+    """Somebody asked for a clean stop while the input or the environment was waited for: no failure."""
+
+
 class Reject(RecordError):
     """Raised by a handler: this event will never be accepted, and this is why."""
 

@@ -33,6 +33,8 @@ def main(
     """
     # Imported here so that --help does not load the client.
     from pipeline import faults, metrics, settings, telemetry, wiring  # noqa: PLC0415
+    from pipeline.errors import Stopped  # noqa: PLC0415
+    from pipeline.stages.forward import Totals  # noqa: PLC0415
 
     with telemetry.exit_codes():
         telemetry.start_logging()
@@ -48,22 +50,25 @@ def main(
             }
         )
         labels = {"topic": configured.kafka.topic, "group": configured.forward.group}
-        with (
-            telemetry.stop_signals() as stopping,
-            wiring.forward(
-                configured,
-                transform=transform,
-                until_end=until_end,
-                stopping=stopping,
-                pause_at=faults.from_environment(),
-            ) as stage,
-            metrics.served(stage, labels, configured.metrics.host, configured.metrics.port),
-        ):
-            try:
-                with telemetry.progress("forwarded", stage.counts) as tick:
-                    stage.run(stopping, tick)
-            finally:
-                telemetry.result(stage.counts()[1], stage.totals.summary(), as_json=as_json)
+        try:
+            with (
+                telemetry.stop_signals() as stopping,
+                wiring.forward(
+                    configured,
+                    transform=transform,
+                    until_end=until_end,
+                    stopping=stopping,
+                    pause_at=faults.from_environment(),
+                ) as stage,
+                metrics.served(stage, labels, configured.metrics.host, configured.metrics.port),
+            ):
+                try:
+                    with telemetry.progress("forwarded", stage.counts) as tick:
+                        stage.run(stopping, tick)
+                finally:
+                    telemetry.result(stage.counts()[1], stage.totals.summary(), as_json=as_json)
+        except Stopped:
+            telemetry.result("stopped before it began", Totals().summary(), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def _as_utc(value: datetime) -> datetime:
         utc = value.astimezone(UTC)
     except OverflowError:
         raise ValueError("in UTC it lies outside the years 1 to 9999") from None
-    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000) if utc.microsecond % 1000 else utc
 
 
 def _plain_digits(value: object) -> object:
@@ -53,19 +53,13 @@ def _plain_digits(value: object) -> object:
     return value
 
 
-def _not_empty(value: object) -> object:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError("must not be empty")
-    return value
-
-
 def _spelt(name: str) -> AliasChoices:
     """`order_id`, `orderId` and `OrderId` alike: the C# clients send PascalCase."""
     pascal = name.title().replace("_", "")
     return AliasChoices(name, pascal[0].lower() + pascal[1:], pascal)
 
 
-_Id = Annotated[str, BeforeValidator(_not_empty), Field(strict=True, max_length=256)]
+_Id = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
 
 
 class OrderPlaced(BaseModel):
@@ -77,8 +71,9 @@ class OrderPlaced(BaseModel):
     customer_id: Annotated[_Id, Field(validation_alias=_spelt("customer_id"))]
     amount: Annotated[
         Decimal,
-        BeforeValidator(_plain_digits),
+        # In this order: behind a validator, pydantic would check the digits in Python, at twice the time of an order.
         Field(validation_alias=_spelt("amount"), max_digits=18, decimal_places=2),
+        BeforeValidator(_plain_digits),
     ]
     timestamp_utc: Annotated[
         AwareDatetime,
@@ -133,9 +128,16 @@ def from_fields(fields: object) -> OrderPlaced:
 def describe(error: ValidationError) -> str:
     """Field by field what does not fit, without the values: they may be personal."""
     return "; ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'event'}: {one['msg'].removeprefix('Value error, ')}"
-        for one in error.errors(include_url=False, include_input=False, include_context=False)
+        f"{'.'.join(map(str, one['loc'])) or 'event'}: {_words(one)}"
+        for one in error.errors(include_url=False, include_context=False)
     )
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    kind = error["type"]
+    if kind in {"string_too_short", "string_pattern_mismatch"} or (kind == "string_type" and error["input"] is None):
+        return "must not be empty"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def refuse_unsellable(order: OrderPlaced) -> None:

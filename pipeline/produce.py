@@ -27,28 +27,41 @@ def main(
 ) -> None:
     """Publish orders, keyed by order id.
 
-    Exit codes: 0 all published · 1 some not acknowledged, or the input broke off · 2 refused before anything was sent ·
-    3 published, but some input was refused.
+    Exit codes: 0 all published, or stopped by a signal (stderr says after which line) · 1 some not acknowledged, the
+    input broke off, or broker or registry did not answer · 2 refused before anything was sent · 3 published, but some
+    input was refused.
     """
     # Imported here so that --help does not load the client.
     from pipeline import settings, telemetry, wiring  # noqa: PLC0415
+    from pipeline.errors import Stopped  # noqa: PLC0415
     from pipeline.stages.intake import open_orders  # noqa: PLC0415
+    from pipeline.stages.produce import Totals  # noqa: PLC0415
 
     with telemetry.exit_codes():
         telemetry.start_logging()
         configured = settings.load({"kafka.topic": topic, "kafka.bootstrap_servers": bootstrap_servers})
-        with (
-            open_orders(source, generate, seed) as orders,
-            telemetry.stop_signals() as stopping,
-            wiring.produce(configured, rate=rate, rejects=rejects, source=source, verbose=verbose) as stage,
-        ):
-            try:
-                with telemetry.progress("published", stage.counts, generate) as tick:
-                    stage.run(orders, stopping, tick)
-            finally:
-                telemetry.result(
-                    f"{stage.counts()[0]} read, {stage.counts()[1]}", stage.totals.summary(), as_json=as_json
-                )
+        try:
+            with (
+                telemetry.stop_signals() as stopping,
+                open_orders(source, generate, seed, stopping) as orders,
+                wiring.produce(
+                    configured, rate=rate, rejects=rejects, source=orders.file, stopping=stopping, verbose=verbose
+                ) as stage,
+            ):
+                orders.meanwhile = stage.meanwhile
+                try:
+                    with telemetry.progress("published", stage.counts, generate) as tick:
+                        stage.run(orders, stopping, tick)
+                finally:
+                    telemetry.result(
+                        f"{stage.counts()[0]} read, {stage.counts()[1]}", stage.totals.summary(), as_json=as_json
+                    )
+                if stage.stopped:
+                    telemetry.say(f"✖ stopped {orders.rest()}")
+        except Stopped:
+            telemetry.result("0 read, 0 published", Totals().summary(), as_json=as_json)
+            telemetry.say("✖ stopped before anything was read: nothing was published")
+            raise typer.Exit from None
         raise typer.Exit(1 if stage.totals.failed else 3 if stage.totals.refused else 0)
 
 

@@ -38,6 +38,8 @@ def say(line: str) -> None:
 
 def result(text: str, values: Mapping[str, Any] | list[Any], *, as_json: bool) -> None:
     """The result on stdout: text for a person, or exactly one line of JSON."""
+    if sys.stdout is None:
+        raise PipelineError("The result cannot be written: standard output is closed.")
     sys.stdout.write((json.dumps(values, ensure_ascii=False, default=str) if as_json else text) + "\n")
     sys.stdout.flush()
 

@@ -1,9 +1,9 @@
 """The composition root: the one place that joins settings, adapters and stages. Doors ask here for whole stages."""
 
 import logging
+import os
 import random
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -19,7 +19,7 @@ from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, merge_patch
 from pipeline.core.retry import RetryPolicy, first_tier, topic_name
 from pipeline.core.topic_file import Declared
 from pipeline.core.topic_plan import Grow
-from pipeline.errors import BrokerUnavailable, SchemaRefused, TopicRefused, Unavailable
+from pipeline.errors import BrokerUnavailable, SchemaRefused, Stopped, TopicRefused, Unavailable
 from pipeline.kafka import config
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.consumer import GroupConsumer
@@ -28,16 +28,19 @@ from pipeline.kafka.reader import read_all
 from pipeline.kafka.registry import Registry
 from pipeline.kafka.topic_log import TopicLog
 from pipeline.kafka.transactions import GroupOffsets, TransactionalProducer
+from pipeline.orders import ORDER_RECORD
 from pipeline.serde import schema_files
 from pipeline.serde.avro import AvroReader, AvroWriter
+from pipeline.serde.avro_schema import resolve
 from pipeline.serde.fastavro_schema import for_fastavro
 from pipeline.serde.json_values import read_patch, typed
 from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
+from pipeline.stages import schema_gate
 from pipeline.stages.consume import Consume
 from pipeline.stages.crew import crew_for
 from pipeline.stages.forward import Forward
-from pipeline.stages.handlers import Handler, adapt, load, load_transform
+from pipeline.stages.handlers import Handler, adapt, load, load_transform, refuse_misfit
 from pipeline.stages.letters import Ledger, LetterReader
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.produce import Produce
@@ -92,6 +95,10 @@ def _schemas(settings: Settings) -> schema_files.Schemas:
     return schema_files.load(schema_files.directory(settings.schemas.dir))
 
 
+def _name(file: schema_files.SchemaFile) -> str:
+    return str(resolve(file.schema).root["name"])
+
+
 def _record(file: schema_files.SchemaFile) -> dict[str, Any]:
     if not isinstance(file.schema, dict):
         raise SchemaRefused(f"{file.path} holds no record. An event is a record.")
@@ -100,14 +107,28 @@ def _record(file: schema_files.SchemaFile) -> dict[str, Any]:
 
 @contextmanager
 def produce(
-    settings: Settings, *, rate: float | None, rejects: str | None, source: str | None, verbose: bool
+    settings: Settings,
+    *,
+    rate: float | None,
+    rejects: str | None,
+    source: os.stat_result | None,
+    stopping: Callable[[], bool],
+    verbose: bool,
 ) -> Iterator[Produce]:
-    """The produce stage, once schema, broker and topic were found; it is refused before anything is sent otherwise."""
+    """The produce stage, once schema, broker and topic were found; it is refused before anything is sent otherwise.
+
+    A broker that is away is waited for, 30 s at most; `Stopped` when asked to stop meanwhile.
+    """
     topic = settings.kafka.topic
     properties = config.producer(settings.kafka)
     config.check(settings.kafka)
+    _require_orders(settings, topic)
     schema = encoder(settings, topic)
-    _require_topics(settings, topic)
+    _wait_for(
+        lambda: _require_topics(settings, topic, within_s=_RETRY_EVERY_S),
+        stopping=stopping,
+        give_up_after_s=GIVE_UP_AFTER_S,
+    )
     with rejects_file(rejects, source) as file:
         report = ProduceReport(telemetry.say, verbose=verbose, rejects=file)
         publisher = IdempotentProducer(properties)
@@ -136,8 +157,9 @@ def consume(
 ) -> Iterator[Consume]:
     """The consume stage, a member of its group from here on.
 
-    What is wrong in itself (handler, settings, schemas, a missing dead-letter topic) is refused. What is only down is
-    waited for: without end, or with `until_end` for 30 s. Asked to stop meanwhile, it leaves with exit code 0.
+    What is wrong in itself (handler, settings, schemas, a missing dead-letter topic) is refused; so is a schema that cannot
+    read what was written, or a handler that no record fits: the whole topic would become dead letters. What is only down
+    is waited for: without end, or with `until_end` for 30 s. `Stopped` when asked to stop meanwhile.
     """
     kafka = settings.kafka
     properties = config.consumer(kafka)
@@ -145,6 +167,7 @@ def consume(
     with _handler(settings, handler) as (work, inspect), registry(settings) as writers, ExitStack() as opened:
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
+        wait(lambda: _require_fit(settings, work, writers))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         topics = [kafka.topic, *_retry_topics(settings)]
         wait(lambda: _require_letters(settings))
@@ -200,6 +223,7 @@ def forward(
     with registry(settings) as writers, ExitStack() as opened:
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
+        wait(lambda: _require_fit(settings, work, writers))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         encoders = {settings.forward.topic: wait(lambda: encoder(settings, settings.forward.topic))}
         topics = [kafka.topic, *_retry_topics(settings)]
@@ -399,12 +423,29 @@ def _handler(settings: Settings, reference: str | None) -> Iterator[tuple[Handle
         store.close()
 
 
-def _require_topics(settings: Settings, *topics: str) -> None:
+def _require_orders(settings: Settings, topic: str) -> None:
+    newest = _schemas(settings).subject(subject_of(topic)).newest
+    if ORDER_RECORD not in newest.names:
+        raise SchemaRefused(
+            f"produce writes orders ({ORDER_RECORD}), but the schema of {newest.subject} is {_name(newest)}. "
+            "Name a topic of orders: --topic, or PIPELINE_KAFKA__TOPIC."
+        )
+
+
+def _require_topics(settings: Settings, *topics: str, within_s: float = GIVE_UP_AFTER_S) -> None:
     asked = cluster(settings)
-    asked.wait_until_reachable(GIVE_UP_AFTER_S)
+    asked.wait_until_reachable(within_s)
     for topic in topics:
         if asked.partitions(topic) is None:
             raise TopicRefused(f"The topic {topic} is not there. Create the declared topics: make topics.")
+
+
+def _require_fit(settings: Settings, work: Handler, writers: Registry) -> None:
+    """Refused when all records would be given up: their schemas are not read here, or the handler fits none of them."""
+    subject = _schemas(settings).subject(subject_of(settings.kafka.topic))
+    fields = [field["name"] for field in _record(subject.newest)["fields"]]
+    refuse_misfit(work, fields, _name(subject.newest))
+    schema_gate.check_reader(subject, writers)
 
 
 def _require_letters(settings: Settings) -> None:
@@ -463,14 +504,20 @@ def _ends(settings: Settings, topics: Sequence[str]) -> dict[TopicPartition, int
 
 
 def _wait_for(attempt: Callable[[], T], *, stopping: Callable[[], bool], give_up_after_s: float | None) -> T:
-    """What `attempt` returns once nothing it needs is down; leaves with exit code 0 when asked to stop before."""
-    started = time.monotonic()
+    """What `attempt` returns once nothing it needs is down; `Stopped` when asked to stop before.
+
+    What is waited for is said, once.
+    """
+    started, said = time.monotonic(), ""
     while not stopping():
         try:
             return attempt()
         except Unavailable as outage:
-            if give_up_after_s is not None and time.monotonic() - started >= give_up_after_s:
-                raise
-            _log.warning("%s Waiting for it.", outage)
+            waited = time.monotonic() - started
+            if give_up_after_s is not None and waited >= give_up_after_s:
+                raise type(outage)(f"{outage} (Tried for {waited:.0f} s.)") from outage
+            if str(outage) != said:
+                said = str(outage)
+                _log.warning("%s Waiting for it.", outage)
             time.sleep(_RETRY_EVERY_S)
-    sys.exit(0)
+    raise Stopped

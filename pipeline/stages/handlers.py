@@ -9,13 +9,14 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.errors import HandlerRefused, Invalid
 
@@ -113,6 +114,54 @@ def _event_type(annotation: Any, name: str) -> type:
     if isinstance(plain, type) and (plain is dict or issubclass(plain, BaseModel)):
         return plain
     raise HandlerRefused(f"--handler {name}: its event is annotated as {annotation}. A handler is {SHAPES}.")
+
+
+def refuse_misfit(handler: Handler, fields: Collection[str], record: str) -> None:
+    """`HandlerRefused` when no record that has these fields could ever be the handler's event.
+
+    Its model asks for a field that they are not, or forbids one that they are. What a model does with its input before it
+    looks at the fields is its own: such a one is not judged, nor are the values.
+    """
+    model = handler.event_type
+    if not issubclass(model, BaseModel) or issubclass(model, RootModel):
+        return
+    decorators = model.__pydantic_decorators__
+    modes = {each.info.mode for each in decorators.model_validators.values()}
+    if modes - {"after"} or decorators.root_validators:
+        return
+    spellings = {name: set(_spellings(model, name, info)) for name, info in model.model_fields.items()}
+    missing = [
+        name
+        for name, info in model.model_fields.items()
+        if info.is_required() and not spellings[name].intersection(fields)
+    ]
+    known = set().union(*spellings.values())
+    unknown = [name for name in fields if name not in known] if model.model_config.get("extra") == "forbid" else []
+    if missing or unknown:
+        reasons = [
+            *([f"it asks for {', '.join(missing)}, which the schema does not have"] if missing else ()),
+            *([f"it forbids {', '.join(unknown)}, which the schema has"] if unknown else ()),
+        ]
+        raise HandlerRefused(
+            f"No {record} fits {model.__name__}, the event of {handler.name}: {'; '.join(reasons)}. "
+            "Every record would become a dead letter. Name the topic that it is for (--topic), or bring model and schema "
+            "in line."
+        )
+
+
+def _spellings(model: type[BaseModel], name: str, info: FieldInfo) -> Iterator[str]:
+    """The keys under which the model finds a field in a datum."""
+    config = model.model_config
+    alias = info.validation_alias
+    if alias is None or config.get("validate_by_name") or config.get("populate_by_name"):
+        yield name
+    if not config.get("validate_by_alias", True):
+        return
+    for one in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+        if isinstance(one, AliasPath):
+            yield str(one.path[0])
+        elif one is not None:
+            yield one
 
 
 def _describe(error: ValidationError) -> str:

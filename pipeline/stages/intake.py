@@ -3,20 +3,24 @@
 import csv
 import gzip
 import io
+import os
+import select
+import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from pipeline.errors import InputBroken, InputRefused, Invalid
+from pipeline.errors import InputBroken, InputRefused, Invalid, Stopped
 from pipeline.orders import OrderPlaced, from_fields, from_json, generate
 
 LINE_BYTES_MAX = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _SNIFF_BYTES = 4096
+_PIPE_BYTES = 1 << 16
+_LOOK_UP_EVERY_S = 0.2
 _FIELDS = {"orderid", "customerid", "amount", "timestamputc"}
 
 
@@ -36,11 +40,18 @@ class Line(NamedTuple):
 
 
 class Intake:
-    """An input, opened and its format known; iterating gives an order or a refusal for every line that is not blank."""
+    """An input, opened and its format known; iterating gives an order or a refusal for every line that is not blank.
 
-    def __init__(self, source: BinaryIO, name: str) -> None:
+    While a pipe or a terminal is silent, `meanwhile` is called now and then; `stopping()` then raises `Stopped`, and what
+    came of a line that has not ended is not read. `file` tells the input from other files, where it is one.
+    """
+
+    def __init__(self, source: BinaryIO, name: str, stopping: Callable[[], bool] = lambda: False) -> None:
         self._name = name
-        self._bytes = _buffered(source)
+        self._stopping = stopping
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.file = _stat(source)
+        self._bytes = self._buffered(source)
         head = self._peek()
         if head.startswith(_GZIP_MAGIC):
             self._bytes = cast("io.BufferedReader", gzip.GzipFile(fileobj=self._bytes, mode="rb"))
@@ -48,20 +59,25 @@ class Intake:
         if head.startswith(_BOM):
             self._bytes.read(len(_BOM))
             head = head[len(_BOM) :]
-        self.line = 0
+        self.line = self._done = 0
         self._parse = self._format(head)
 
     def __iter__(self) -> Iterator[OrderPlaced | Refusal]:
         for line in self._lines():
             if line.text is None:
                 yield Refusal(line.number, f"longer than {LINE_BYTES_MAX} bytes", None)
-                continue
-            if line.text.isspace():
-                continue
-            try:
-                yield self._parse(line.text)
-            except Invalid as error:
-                yield Refusal(line.number, str(error), line.text.decode("utf-8", "backslashreplace").rstrip("\r\n"))
+            elif not line.text.isspace():
+                try:
+                    yield self._parse(line.text)
+                except Invalid as error:
+                    text = line.text.decode("utf-8", "backslashreplace").rstrip("\r\n")
+                    yield Refusal(line.number, str(error), text)
+            # Whoever asks for the next one is done with this one.
+            self._done = line.number
+
+    def rest(self) -> str:
+        """What was not read, in words, for one who stopped before the end."""
+        return f"after line {self._done}: the rest of {self._name} was not read"
 
     def _lines(self) -> Iterator[Line]:
         while True:
@@ -80,6 +96,17 @@ class Intake:
             self.line += 1
             yield Line(self.line, text if whole else None)
 
+    def _buffered(self, source: BinaryIO) -> io.BufferedReader:
+        if self.file is not None and not stat.S_ISREG(self.file.st_mode):
+            raw = _Patient(cast("io.FileIO", getattr(source, "raw", source)), self._wait)
+            return io.BufferedReader(raw, _PIPE_BYTES)
+        return source if isinstance(source, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", source))
+
+    def _wait(self) -> None:
+        if self._stopping():
+            raise Stopped
+        self.meanwhile()
+
     def _peek(self) -> bytes:
         try:
             return self._bytes.peek(_SNIFF_BYTES)
@@ -94,38 +121,102 @@ class Intake:
         columns: list[str] = []
         with suppress(Invalid):
             columns = _cells(first.text or b"")
+        names = [name.replace("_", "").lower() for name in columns if name]
         # A header that names none of the fields is no header: the file is something else.
-        if not _FIELDS & {name.replace("_", "").lower() for name in columns}:
+        if not _FIELDS & set(names):
             raise InputRefused(
                 f"{self._name} is neither NDJSON (a JSON object a line) nor CSV (a first line that names order_id, "
                 "customer_id, amount, timestamp_utc). Nothing was published."
             )
+        twins = [name for name, plain in zip(filter(None, columns), names, strict=True) if names.count(plain) > 1]
+        if twins:
+            raise InputRefused(
+                f"The first line of {self._name} names a column twice: {', '.join(twins)}. Which of them is meant? "
+                "Nothing was published."
+            )
         return lambda line: from_fields(_row(columns, line))
 
 
+class Made:
+    """So many made-up orders, as an input."""
+
+    file: os.stat_result | None = None
+
+    def __init__(self, count: int, seed: int | None) -> None:
+        self._orders = generate(count, seed)
+        self._done = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def __iter__(self) -> Iterator[OrderPlaced | Refusal]:
+        for order in self._orders:
+            yield order
+            self._done += 1
+
+    def rest(self) -> str:
+        """What was not made, in words, for one who stopped before the end."""
+        return f"after order {self._done}: the rest was not made up"
+
+
 @contextmanager
-def open_orders(name: str | None, generated: int | None, seed: int | None) -> Iterator[Iterable[OrderPlaced | Refusal]]:
+def open_orders(
+    name: str | None, generated: int | None, seed: int | None, stopping: Callable[[], bool] = lambda: False
+) -> Iterator[Intake | Made]:
     """The orders of a file, of standard input (`-`), or `generated` made-up ones; exactly one of both is asked for.
 
-    `InputRefused` when the input cannot be read, or is neither NDJSON nor CSV.
+    `InputRefused` when the input cannot be read, or is neither NDJSON nor CSV. `Stopped` when `stopping()` before a first
+    line came.
     """
     if (name is None) == (generated is None):
         raise InputRefused("Say where orders come from: either --input FILE (- is standard input) or --generate N.")
     if name is None:
-        yield generate(generated or 0, seed)
+        yield Made(generated or 0, seed)
         return
+    if seed is not None:
+        raise InputRefused("--seed is for made-up orders: it goes with --generate N, not with --input.")
+    with _open(name) as source:
+        yield Intake(source, "standard input" if name == "-" else name, stopping)
+
+
+def _open(name: str) -> BinaryIO:
+    if not name:
+        raise InputRefused('--input "" names no file. Name one, or - for standard input.')
+    if name == "-":
+        if sys.stdin is None:
+            raise InputRefused("Standard input is closed. Give it a pipe or a file, or name a file: --input FILE.")
+        return sys.stdin.buffer
     try:
-        source = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115  # entered below
+        # Opening a named pipe would wait for its writer, deaf to signals; the first read waits for it.
+        return open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))
     except OSError as error:
         raise InputRefused(f"{name} cannot be opened: {error.strerror}. Nothing was published.") from error
-    with source:
-        yield Intake(source, "standard input" if name == "-" else name)
 
 
-def _buffered(source: BinaryIO) -> io.BufferedReader:
-    if isinstance(source, io.BufferedReader):
-        return source
-    return io.BufferedReader(cast("io.RawIOBase", source))
+class _Patient(io.RawIOBase):
+    """A pipe or a terminal, read once it has something; `wait` is called now and then until it does."""
+
+    def __init__(self, source: io.FileIO, wait: Callable[[], None]) -> None:
+        self._source = source
+        self._wait = wait
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        # Looked up at once where nothing is there, and then every time-out: a slow writer's reports come in between.
+        timeout_s = 0.0
+        while True:
+            ready, _, _ = select.select([self._source], [], [], timeout_s)
+            if ready and (count := self._source.readinto(buffer)) is not None:
+                return count
+            self._wait()
+            timeout_s = _LOOK_UP_EVERY_S
+
+
+def _stat(source: BinaryIO) -> os.stat_result | None:
+    try:
+        return os.fstat(source.fileno())
+    except OSError:
+        return None
 
 
 def _cells(line: bytes) -> list[str]:

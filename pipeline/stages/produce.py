@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.core.ports import Delivery, Encoder, Publisher
-from pipeline.errors import Invalid
+from pipeline.errors import Invalid, Stopped
 from pipeline.orders import OrderPlaced
 from pipeline.stages.intake import Refusal
 
@@ -55,11 +55,12 @@ class Produce:
         self._rate = rate
         self._tick: Callable[[], None] = lambda: None
         self.totals = Totals()
+        self.stopped = False
 
     def run(
         self, orders: Iterable[OrderPlaced | Refusal], stopping: Callable[[], bool], tick: Callable[[], None]
     ) -> Totals:
-        """Publish, with a `tick` now and then, until the input ends or `stopping()`.
+        """Publish, with a `tick` now and then, until the input ends or `stopping()`: then it is `stopped`.
 
         Then, also when the input breaks off (`InputBroken` passes through), waits for every delivery report.
         """
@@ -68,7 +69,7 @@ class Produce:
         try:
             for order in orders:
                 if stopping():
-                    break
+                    raise Stopped  # noqa: TRY301  # as an input does that is waiting
                 self.totals.read += 1
                 if isinstance(order, Refusal):
                     self._refuse(order)
@@ -76,12 +77,18 @@ class Produce:
                 self._pace(started, stopping)
                 self._publish(order)
                 if self.totals.read % SERVE_EVERY == 0:
-                    self._publisher.serve()
-                    self._tick()
+                    self.meanwhile()
+        except Stopped:
+            self.stopped = True
         finally:
             self._publisher.flush()
             self.totals.seconds = self._clock() - started
         return self.totals
+
+    def meanwhile(self) -> None:
+        """For the time in which an input is silent: tells the delivery reports that have come."""
+        self._publisher.serve()
+        self._tick()
 
     def _publish(self, order: OrderPlaced) -> None:
         try:

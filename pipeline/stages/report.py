@@ -1,6 +1,8 @@
 """What the person who runs a stage is told meanwhile: refused lines, unacknowledged keys, with -v every record."""
 
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,25 +47,36 @@ class ProduceReport:
             entry = {"line": refusal.line, "reason": refusal.reason, "input": refusal.text}
             self._rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")
         elif self._refused <= REFUSALS_SAID:
-            self._say(f"✖ line {refusal.line} refused: {refusal.reason}")
+            self._say(f"✖ line {refusal.line} refused: {_visible(refusal.reason)}")
         elif self._refused == REFUSALS_SAID + 1:
             self._say("✖ more lines are refused; --rejects FILE keeps each with its reason")
 
 
 @contextmanager
-def rejects_file(name: str | None, source: str | None) -> Iterator[TextIO | None]:
-    """The file for refused lines, replaced when it exists; `InputRefused` when it cannot be written."""
+def rejects_file(name: str | None, source: os.stat_result | None) -> Iterator[TextIO | None]:
+    """The file for refused lines, replaced when it exists.
+
+    `InputRefused` when it cannot be written, or when it is the opened `source`, by whatever name: it would be emptied.
+    """
     if name is None:
         yield None
         return
-    if source not in {None, "-"} and Path(name).resolve() == Path(str(source)).resolve():
-        raise InputRefused(f"--rejects {name} is the input itself. Name another file.")
+    if source is not None and _is_file(name, source):
+        raise InputRefused(f"--rejects {name} is the input itself. Name another file. Nothing was published.")
     try:
         file = Path(name).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # entered below
     except OSError as error:
         raise InputRefused(f"--rejects {name} cannot be written: {error.strerror}. Nothing was published.") from error
     with file:
         yield file
+
+
+def _is_file(name: str, opened: os.stat_result) -> bool:
+    # A terminal or /dev/null loses nothing by being both.
+    try:
+        return not stat.S_ISCHR(opened.st_mode) and os.path.samestat(opened, Path(name).stat())
+    except OSError:
+        return False
 
 
 def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Record, Failure | None], None]:
@@ -74,10 +87,17 @@ def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Re
             say(f"✔ {record.where} {_text(record.key)}")
         else:
             mark = "↻" if failure.kind is FailureKind.TRANSIENT else "✖"
-            say(f"{mark} {record.where} {_text(record.key)} {failure.kind}: {failure.message}")
+            say(f"{mark} {record.where} {_text(record.key)} {failure.kind}: {_visible(failure.message)}")
 
     return seen if verbose else lambda _record, _failure: None
 
 
 def _text(key: bytes | None) -> str:
-    return "(no key)" if key is None else key.decode("utf-8", "backslashreplace")
+    return "(no key)" if key is None else _visible(key.decode("utf-8", "backslashreplace"))
+
+
+def _visible(text: str) -> str:
+    """On one line, whatever it holds: what moves the cursor, colours or turns the direction is written as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

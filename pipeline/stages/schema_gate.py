@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from pipeline.errors import SchemaRefused
 from pipeline.kafka.registry import Registered, Registry
+from pipeline.serde import compatibility
 from pipeline.serde.avro_schema import Resolved, resolve
-from pipeline.serde.compatibility import check_backward_transitive
+from pipeline.serde.compatibility import Conflict, check_backward_transitive
 from pipeline.serde.schema_files import SchemaFile, Schemas, Subject, parse
 
 LEVEL = "BACKWARD_TRANSITIVE"
@@ -68,6 +69,31 @@ def check(schemas: Schemas) -> None:
         for subject in schemas
         for conflict in check_backward_transitive([(file.version, file.schema) for file in subject.versions])
     )
+
+
+def check_reader(subject: Subject, registry: Registry) -> None:
+    """Raise `SchemaRefused` where the subject's newest file cannot read an older file or a registered version.
+
+    The newest file need not be registered itself: nobody writes with what only reads, such as a projection. Versions that
+    say the same are none of its business either. Reads only.
+    """
+    newest = subject.newest
+    registered = tuple(registry.versions(subject.name))
+    standing = Standing(subject, registered, None)
+    ours = [standing.found(file) for file in subject.versions]
+    older = [(file.version, file.schema) for file in subject.versions[:-1]]
+    foreign = [(one.version, parse(one.text)) for one in registered if one not in ours]
+    clashes = [
+        f"{name}: {Conflict(newest.version, number, breakage)}"
+        for name, versions in ((subject.name, older), (f"{subject.name}, as the registry has it", foreign))
+        for number, writer in versions
+        for breakage in compatibility.check(newest.schema, writer)
+    ]
+    if clashes:
+        clashes.append(
+            f"Their records would become dead letters. Mend {newest.path}, or take a release that can read them."
+        )
+        _refuse(iter(clashes))
 
 
 def survey(schemas: Schemas, registry: Registry) -> list[Standing]:

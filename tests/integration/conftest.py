@@ -141,13 +141,13 @@ class Pipe:
         )  # fmt: skip
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def start(self, door: str, *arguments: str) -> Process:
+    def start(self, door: str, *arguments: str, stdin: Any = None) -> Process:
         """Start it in the background; it is ended with the test at the latest."""
         log = self.home / f"{door}-{len(self.processes)}.log"
         with log.open("w") as stderr:
             popen = subprocess.Popen(
                 [sys.executable, "-m", f"pipeline.{door}", *arguments],
-                env=self.env, cwd=self.home, stdout=subprocess.PIPE, stderr=stderr, text=True,
+                env=self.env, cwd=self.home, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True,
             )  # fmt: skip
         process = Process(popen, log)
         self.processes.append(process)

@@ -203,9 +203,44 @@ def test_signal_ends_the_worker_with_everything_committed(pipe: Pipe, number: in
 def test_worker_started_before_topics_and_schemas_are_reachable_waits_and_stops_cleanly(bare_pipe: Pipe) -> None:
     bare_pipe.env["PIPELINE_KAFKA__BOOTSTRAP_SERVERS"] = "127.0.0.1:1"
     bare_pipe.register_schemas()
-    worker = bare_pipe.start("consume")
+    worker = bare_pipe.start("consume", "--json")
     worker.wait_for_line("Waiting for it")
-    assert worker.end().code == 0
+    ended = worker.end()
+    assert ended.code == 0
+    assert ended.json == {
+        "consumed": 0, "handled": 0, "dead_lettered": 0, "parked": 0, "committed": 0, "seconds": 0,
+    }  # fmt: skip
+
+
+def newest_file(pipe: Pipe, fields: list[dict[str, Any]], version: int = 2) -> None:
+    folder = pipe.schemas / f"{pipe.topic}-value"
+    schema = json.loads((folder / "v1.avsc").read_text())
+    (folder / f"v{version}.avsc").write_text(json.dumps(schema | {"fields": schema["fields"] + fields}))
+
+
+@pytest.mark.parametrize("where", ["files", "registry"])
+def test_newest_schema_that_cannot_read_what_was_written_is_refused_and_no_letter_is_written(
+    pipe: Pipe, where: str
+) -> None:
+    pipe.produce([order(1)])
+    # The second time, what was written is in the registry alone.
+    newest_file(pipe, [{"name": "channel", "type": "string"}], version=2 if where == "files" else 1)
+    (pipe.home / "shop_handlers.py").write_text(HANDLERS)
+    ended = pipe.run("consume", "--handler", "shop_handlers:raw", "--until-end")
+    assert ended.code == 2, ended.stderr
+    assert "OrderPlaced.channel: field-without-default" in ended.stderr
+    assert ("as the registry has it" in ended.stderr) == (where == "registry")
+    assert (pipe.lag(), letters(pipe)) == (1, [])
+
+
+def test_new_field_that_the_handlers_model_forbids_is_refused_and_no_letter_is_written(pipe: Pipe) -> None:
+    pipe.produce([order(1)])
+    newest_file(pipe, [{"name": "channel", "type": "string", "default": "web"}])
+    pipe.register_schemas()
+    ended = pipe.run("consume", "--until-end")
+    assert ended.code == 2, ended.stderr
+    assert "OrderPlaced, the event of the order store: it forbids channel, which the schema has" in ended.stderr
+    assert (pipe.lag(), letters(pipe)) == (1, [])
 
 
 def test_missing_dead_letter_topic_is_refused_at_the_start(bare_pipe: Pipe) -> None:
@@ -326,6 +361,15 @@ def test_handler_of_another_event_type_runs(payments: Pipe) -> None:
     assert (payments.home / "payments.txt").read_text() == "P1 60.00 0@0 k\n"
     assert (ended.json["handled"], ended.json["dead_lettered"]) == (1, 2)
     assert {letter["error"] for letter in letters(payments)} == {"too much"}
+
+
+def test_handler_of_another_topic_is_refused_and_no_letter_is_written(pipe: Pipe) -> None:
+    (pipe.home / "shop_handlers.py").write_text(HANDLERS)
+    pipe.produce([order(1)])
+    ended = pipe.run("consume", "--handler", "shop_handlers:payment", "--until-end")
+    assert ended.code == 2, ended.stderr
+    assert "it asks for payment_id, taken_at, which the schema does not have" in ended.stderr
+    assert (pipe.lag(), letters(pipe)) == (1, [])
 
 
 def test_async_handler_on_plain_dicts_runs(payments: Pipe) -> None:

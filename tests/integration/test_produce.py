@@ -2,10 +2,14 @@
 
 import gzip
 import json
+import os
 import random
 import signal
 import socket
 import string
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
@@ -123,7 +127,15 @@ def test_absent_topic_is_refused(bare_pipe: Pipe) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--input", "nowhere.ndjson"], [], ["--input", "-", "--generate", "1"], ["--generate", "0"], ["--nonsense"]],
+    [
+        ["--input", "nowhere.ndjson"],
+        [],
+        ["--input", "-", "--generate", "1"],
+        ["--generate", "0"],
+        ["--nonsense"],
+        ["--input", ""],
+        ["--input", "-", "--seed", "1"],
+    ],
 )
 def test_wrong_usage_is_refused_with_exit_2(bare_pipe: Pipe, arguments: list[str]) -> None:
     ended = bare_pipe.run("produce", *arguments)
@@ -173,3 +185,93 @@ def test_signal_stops_reading_and_waits_for_the_acknowledgements(pipe: Pipe, num
     assert ended.code == 0, ended.stderr
     assert ended.json["published"] == len(wait_until(lambda: pipe.records(pipe.topic), "records"))
     assert ended.json["failed"] == 0
+    # Whatever was read when the signal came is acknowledged; that it is not all is said, since the exit code does not.
+    assert f"✖ stopped after order {ended.json['read']}: the rest was not made up" in ended.stderr
+
+
+def test_stopped_in_the_middle_of_a_file_it_says_after_which_line(pipe: Pipe) -> None:
+    source = pipe.home / "orders.ndjson"
+    pipe.write_orders(source, [order(n) for n in range(2000)])
+    process = pipe.start("produce", "--input", str(source), "--rate", "200", "-v", "--json")
+    process.wait_for_line("✔")
+    ended = process.end()
+    assert ended.code == 0, ended.stderr
+    assert set(ended.json) == {"read", "refused", "published", "failed", "seconds"}
+    assert 0 < ended.json["published"] < 2000
+    assert f"✖ stopped after line {ended.json['published']}: the rest of {source} was not read" in ended.stderr
+
+
+def test_order_from_a_pipe_that_stays_open_is_said_at_once_and_one_signal_ends_it(pipe: Pipe) -> None:
+    reading, writing = os.pipe()
+    try:
+        process = pipe.start("produce", "-i", "-", "-v", "--json", stdin=reading)
+        os.write(writing, lines(order(1)) + b'{"order_id": "half')
+        process.wait_for_line("A-1", timeout_s=20)
+        ended = process.end(signal.SIGINT, timeout_s=10)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (ended.code, ended.json["read"], ended.json["published"]) == (0, 1, 1), ended.stderr
+    assert "✖ stopped after line 1: the rest of standard input was not read" in ended.stderr
+
+
+def test_silent_pipe_is_left_at_the_first_signal_with_a_result_of_zeros(pipe: Pipe) -> None:
+    reading, writing = os.pipe()
+    try:
+        process = pipe.start("produce", "-i", "-", "--json", stdin=reading)
+        wait_until(lambda: catches(process.popen.pid, signal.SIGINT), "the handler of signals")
+        ended = process.end(signal.SIGINT, timeout_s=10)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (ended.code, ended.json) == (0, ZEROS), ended.stderr
+    assert "nothing was published" in ended.stderr
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler of its own for this signal and one more: Python's own is for SIGINT alone."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
+    return all(caught >> (each - 1) & 1 for each in (number, signal.SIGTERM))
+
+
+ZEROS = {"read": 0, "refused": 0, "published": 0, "failed": 0, "seconds": 0}
+
+
+def test_absent_broker_is_said_to_be_waited_for_and_the_first_signal_ends_the_wait(pipe: Pipe) -> None:
+    process = pipe.start("produce", "--generate", "1", "--json", "-b", f"127.0.0.1:{free_port()}")
+    process.wait_for_line("Waiting for it", timeout_s=15)
+    ended = process.end(signal.SIGINT, timeout_s=10)
+    assert (ended.code, ended.json) == (0, ZEROS), ended.stderr
+    assert ended.stderr.count("Waiting for it") == 1
+
+
+def test_rejects_file_that_is_the_input_on_standard_input_is_refused_and_kept(pipe: Pipe) -> None:
+    source = pipe.home / "orders.ndjson"
+    source.write_bytes(b"{broken\n")
+    with source.open("rb") as stdin:
+        ended = pipe.start("produce", "-i", "-", "--rejects", str(source), stdin=stdin).ended()
+    assert (ended.code, source.read_bytes()) == (2, b"{broken\n"), ended.stderr
+    assert "is the input itself" in ended.stderr
+
+
+def test_topic_of_another_event_is_refused_once_with_the_name_of_its_schema(bare_pipe: Pipe) -> None:
+    bare_pipe.create_topics()
+    file = bare_pipe.schemas / f"{bare_pipe.topic}-value/v1.avsc"
+    file.write_text(file.read_text().replace('"OrderPlaced"', '"PaymentTaken"'))
+    bare_pipe.register_schemas()
+    ended = bare_pipe.run("produce", "--generate", "3", "--json")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "produce writes orders (shop.orders.OrderPlaced)" in ended.stderr
+    assert f"the schema of {bare_pipe.topic}-value is shop.orders.PaymentTaken" in ended.stderr
+
+
+def test_closed_standard_streams_are_said_in_words(pipe: Pipe) -> None:
+    for arguments, code, says in [("-i - <&-", 2, "Standard input"), ("--generate 1 --json >&-", 1, "standard output")]:
+        done = subprocess.run(
+            ["bash", "-c", f'exec "$0" -m pipeline.produce {arguments}', sys.executable],
+            env=pipe.env, cwd=pipe.home, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert f"{says} is closed" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -2,16 +2,19 @@
 
 import io
 import json
+import os
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BrokerUnavailable, DeliveryFailed, InputBroken
+from pipeline.core.record import Record
+from pipeline.errors import BrokerUnavailable, DeliveryFailed, InputBroken, InputRefused, Stopped
 from pipeline.orders import OrderPlaced
 from pipeline.stages.intake import Refusal
 from pipeline.stages.produce import Produce
-from pipeline.stages.report import ProduceReport
+from pipeline.stages.report import ProduceReport, consume_report, rejects_file
 from tests.stages.fakes import FakeClock, FakePublisher, PlainEncoder
 
 
@@ -89,3 +92,66 @@ def test_rate_spreads_orders_over_time() -> None:
     bench = Bench(rate=1.0)
     bench.run([order(str(number)) for number in range(5)])
     assert bench.clock.now >= 4, "the fifth order is due four seconds after the first"
+
+
+def test_stopped_in_the_middle_it_awaits_what_was_read_and_says_that_it_stopped() -> None:
+    bench = Bench()
+    bench.stage.run([order("A-1"), order("A-2")], lambda: bench.stage.totals.read == 1, lambda: None)
+    assert (bench.stage.totals.read, bench.stage.totals.published, bench.stage.stopped) == (1, 1, True)
+
+
+def test_stopped_while_the_input_is_silent_it_awaits_what_was_read() -> None:
+    def orders() -> object:
+        yield order("A-1")
+        raise Stopped
+
+    bench = Bench()
+    bench.run(orders())
+    assert (bench.stage.totals.published, bench.stage.stopped) == (1, True)
+
+
+def test_order_is_said_while_the_input_is_silent() -> None:
+    bench = Bench(verbose=True)
+
+    def orders() -> object:
+        yield order("A-1")
+        bench.stage.meanwhile()
+        assert bench.said == ["✔ orders.v1 [0] @ 0 A-1"]
+
+    bench.run(orders())
+    assert bench.stage.totals.published == 1
+
+
+@pytest.mark.parametrize("kind", ["itself", "hard link", "symbolic link"])
+def test_rejects_file_that_is_the_input_is_refused_and_left_as_it_was(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "orders.ndjson"
+    source.write_text("orders")
+    name = source if kind == "itself" else tmp_path / "rejects"
+    if kind == "hard link":
+        name.hardlink_to(source)
+    elif kind == "symbolic link":
+        name.symlink_to(source)
+    with source.open("rb") as opened:
+        stat = os.fstat(opened.fileno())
+        with pytest.raises(InputRefused, match="is the input itself"), rejects_file(str(name), stat):
+            pass
+        with rejects_file(str(tmp_path / "others"), stat) as file:
+            assert file is not None
+    assert source.read_text() == "orders"
+
+
+def test_control_characters_of_a_key_are_said_as_their_escapes() -> None:
+    key = "A\r\n\0\x1b[31m\u202e1 ü✓"
+    visible = "A\\r\\n\\x00\\x1b[31m\\u202e1 ü✓"
+    bench = Bench(verbose=True)
+    bench.run([order(key)])
+    assert bench.said == [f"✔ orders.v1 [0] @ 0 {visible}"]
+    said: list[str] = []
+    consume_report(said.append, verbose=True)(Record("t", 0, 1, key.encode(), b""), None)
+    assert said == [f"✔ t [0] @ 1 {visible}"]
+
+
+def test_control_characters_of_a_reason_are_said_as_their_escapes() -> None:
+    said: list[str] = []
+    ProduceReport(said.append, verbose=False).refused(Refusal(1, "x\x1b[2J: Extra inputs are not permitted", None))
+    assert said == ["✖ line 1 refused: x\\x1b[2J: Extra inputs are not permitted"]

@@ -101,6 +101,37 @@ def test_only_what_is_missing_is_registered(files, registered):
     ]
 
 
+def test_reader_of_everything_that_was_written_passes_registered_or_not(files, registered):
+    registry_, client = registered
+    subject = files(a=[text(ID), text(ID, CHANNEL)]).subject("a-value")
+    schema_gate.check_reader(subject, registry_)
+    client.put("a-value", text(ID))
+    client.put("a-value", text(ID, {"name": "price", "type": "int"}))
+    schema_gate.check_reader(subject, registry_)
+    assert client.writes == []
+
+
+def test_reader_that_differs_in_words_alone_passes(files, registered):
+    registry_, _ = registered
+    schema_gate.check_reader(files(a=[text(ID), text(ID, doc="The same.")]).subject("a-value"), registry_)
+
+
+def test_reader_that_cannot_read_an_older_file_is_refused(files, registered):
+    registry_, _ = registered
+    subject = files(a=[text(ID), text(ID, NO_DEFAULT)]).subject("a-value")
+    with pytest.raises(SchemaRefused, match=r"a-value: v2 cannot read v1: Order\.channel: field-without-default"):
+        schema_gate.check_reader(subject, registry_)
+
+
+def test_reader_that_cannot_read_a_registered_version_is_refused(files, registered):
+    registry_, client = registered
+    subject = files(a=[text(ID, NO_DEFAULT)]).subject("a-value")
+    client.put("a-value", text(ID))
+    with pytest.raises(SchemaRefused, match=r"as the registry has it: v1 cannot read v1: Order\.channel") as refused:
+        schema_gate.check_reader(subject, registry_)
+    assert "would become dead letters" in str(refused.value)
+
+
 @pytest.mark.parametrize(("level", "kept"), [("FULL_TRANSITIVE", True), ("BACKWARD", False), ("NONE", False)])
 def test_level_is_raised_never_lowered(files, registered, level, kept):
     registry_, client = registered

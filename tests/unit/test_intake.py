@@ -3,12 +3,16 @@
 import gzip
 import io
 import json
+import os
+import sys
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputBroken, InputRefused
+from pipeline.errors import InputBroken, InputRefused, Stopped
 from pipeline.orders import OrderPlaced
 from pipeline.stages.intake import LINE_BYTES_MAX, Intake, Refusal, open_orders
 
@@ -105,6 +109,126 @@ def test_truncated_gzip_gives_what_was_whole_and_says_after_which_line() -> None
 def test_input_of_another_kind_is_refused_before_anything_is_sent(content: bytes) -> None:
     with pytest.raises(InputRefused, match="neither NDJSON"):
         read(content)
+
+
+@pytest.mark.parametrize("twins", [b"order_id,order_id", b"order_id,OrderId", b"amount,Amount,order_id"])
+def test_header_that_names_a_column_twice_is_refused_before_anything_is_sent(twins: bytes) -> None:
+    with pytest.raises(InputRefused, match="names a column twice: "):
+        read(twins + b",timestamp_utc\n1,2,3,4\n")
+
+
+def test_columns_without_a_name_are_passed_over() -> None:
+    assert read(b"order_id,,customer_id,amount,,timestamp_utc\n1,x,c,139.12,y,2010-12-01T08:26:00Z\n") == [
+        OrderPlaced.model_validate(ORDER)
+    ]
+
+
+class Quiet:
+    """The reading end of a pipe whose writer is silent after `content`; stops after three looks while it waited."""
+
+    def __init__(self, content: bytes) -> None:
+        reading, self.writing = os.pipe()
+        os.write(self.writing, content)
+        self.source = os.fdopen(reading, "rb", buffering=0)
+        self.looks = 0
+
+    def stopping(self) -> bool:
+        self.looks += 1
+        return self.looks > 3
+
+    def close(self) -> None:
+        self.source.close()
+        os.close(self.writing)
+
+
+def test_silent_pipe_lets_other_things_happen_and_stops_when_asked() -> None:
+    quiet = Quiet(LINE * 2)
+    try:
+        intake = Intake(quiet.source, "input", quiet.stopping)  # type: ignore[arg-type]
+        served: list[float] = []
+        intake.meanwhile = lambda: served.append(time.monotonic())
+        found: list[OrderPlaced | Refusal] = []
+        with pytest.raises(Stopped):
+            found.extend(intake)
+        assert found == [OrderPlaced.model_validate(ORDER)] * 2
+        assert intake.rest() == "after line 2: the rest of input was not read"
+        assert len(served) == 3
+        assert served[-1] - served[0] > 0.3, "no busy loop"
+    finally:
+        quiet.close()
+
+
+def test_silent_gzip_pipe_stops_when_asked() -> None:
+    quiet = Quiet(gzip.compress(LINE)[:-8])
+    try:
+        with pytest.raises(Stopped):
+            list(Intake(quiet.source, "input", quiet.stopping))  # type: ignore[arg-type]
+    finally:
+        quiet.close()
+
+
+def test_half_line_is_not_taken_for_an_order_when_reading_stops() -> None:
+    quiet = Quiet(LINE + LINE.rstrip())
+    try:
+        intake = Intake(quiet.source, "input", quiet.stopping)  # type: ignore[arg-type]
+        found: list[OrderPlaced | Refusal] = []
+        with pytest.raises(Stopped):
+            found.extend(intake)
+        assert found == [OrderPlaced.model_validate(ORDER)]
+    finally:
+        quiet.close()
+
+
+def test_pipe_that_is_written_in_pieces_is_read_to_its_end() -> None:
+    quiet = Quiet(b"")
+    content = LINE * 50
+
+    def write() -> None:
+        for at in range(0, len(content), 37):
+            os.write(quiet.writing, content[at : at + 37])
+        os.close(quiet.writing)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert list(Intake(quiet.source, "input")) == [OrderPlaced.model_validate(ORDER)] * 50  # type: ignore[arg-type]
+    finally:
+        writer.join()
+        quiet.source.close()
+
+
+def test_named_pipe_without_a_writer_is_waited_for_until_asked_to_stop(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    looks = iter([False, False, True])
+    with pytest.raises(Stopped), open_orders(str(tmp_path / "fifo"), None, None, lambda: next(looks)):
+        pass
+
+
+def test_stopping_in_a_file_names_the_last_line_that_was_worked_off() -> None:
+    intake = Intake(io.BufferedReader(io.BytesIO(LINE + b"\n{nope\n" + LINE)), "input")  # type: ignore[type-var]
+    orders = iter(intake)
+    assert intake.rest() == "after line 0: the rest of input was not read"
+    next(orders)
+    next(orders)
+    assert intake.rest().startswith("after line 2:"), "the third line was handed out, but nobody came back for more"
+    next(orders)
+    assert intake.rest().startswith("after line 3:")
+
+
+def test_closed_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputRefused, match="Standard input is closed"), open_orders("-", None, None):
+        pass
+
+
+def test_input_without_a_name_is_refused() -> None:
+    with pytest.raises(InputRefused, match="names no file"), open_orders("", None, None):
+        pass
+
+
+def test_seed_without_made_up_orders_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="--seed"), open_orders(str(tmp_path), None, 1):
+        pass
 
 
 def test_unknown_file_is_refused(tmp_path: Path) -> None:

@@ -63,3 +63,14 @@ def test_line_of_an_idle_run_is_said_again_only_once_a_minute(
     assert [(at, line.partition(":")[2].split()[0]) for at, line in said] == [
         (5.0, "5"), (10.0, "10"), (15.0, "12"), (75.0, "12"), (135.0, "12"), (195.0, "12"),
     ]  # fmt: skip
+
+
+def test_result_without_a_standard_output_is_a_failure_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        with pytest.raises(SystemExit) as ended, telemetry.exit_codes():
+            telemetry.result("", {}, as_json=True)
+    assert ended.value.code == 1
+    assert "standard output is closed" in capsys.readouterr().err
