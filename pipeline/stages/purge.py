@@ -121,12 +121,15 @@ def _what_next(it: Purged, *, including_due: bool) -> str:
 
 
 def _failed_at(letter: StoredLetter) -> datetime | None:
-    """Of what is no letter, nothing but the record's own time is known."""
+    """Of what is no letter, nothing but the record's own time is known, which its producer may have made up."""
     if letter.envelope is not None:
         failed_at: datetime | None = letter.envelope["failed_at"]
         return failed_at
     written = letter.record.timestamp_ms
-    return None if written is None else _EPOCH + timedelta(milliseconds=written)
+    try:
+        return None if written is None else _EPOCH + timedelta(milliseconds=written)
+    except OverflowError:
+        return None
 
 
 def _or_dash(value: object) -> str:

@@ -127,6 +127,13 @@ def test_what_is_no_letter_goes_by_the_time_of_its_record() -> None:
     assert world.purge(before(2), including_due=True).letters == 1
 
 
+def test_what_is_no_letter_and_has_no_time_of_this_world_stays() -> None:
+    world = World(junk=[1])
+    for written in (None, 2**62, -(2**62)):
+        world.records = [it._replace(timestamp_ms=written) for it in world.records]
+        assert world.purge(before(9), including_due=True).letters == 0
+
+
 def test_nothing_to_purge_is_said_and_asks_for_no_deletion() -> None:
     world = World(1)
     assert text(world.stage().plan(REDRIVEN), including_due=False).endswith("Nothing was changed: no letter may go.")
