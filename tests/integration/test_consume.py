@@ -6,6 +6,7 @@ import random
 import signal
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
@@ -359,16 +360,25 @@ def test_handler_that_cannot_be_one_is_refused(payments: Pipe, reference: str, s
 
 
 def test_database_down_is_waited_for_and_nothing_becomes_a_letter(pipe: Pipe) -> None:
-    folder = pipe.home / "later"
-    pipe.env["PIPELINE_STORE__URL"] = f"sqlite:///{folder}/orders.db"
+    """At the start, and while it runs."""
+    pipe.env["PIPELINE_STORE__URL"] += "?timeout=0.2"
     pipe.produce([order(n) for n in range(5)])
-    worker = pipe.start("consume", "--json")
-    worker.wait_for_line("does not answer")
-    assert pipe.lag() == 5
-    folder.mkdir()
-    wait_until(lambda: pipe.lag() == 0, "the backlog worked off")
+    with closing(sqlite3.connect(pipe.store, isolation_level=None, timeout=30)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        worker = pipe.start("consume", "--json")
+        worker.wait_for_line("does not answer")
+        assert "assigned" not in worker.said()
+        holder.execute("ROLLBACK")
+        wait_until(lambda: pipe.lag() == 0, "the backlog worked off")
+        holder.execute("BEGIN EXCLUSIVE")
+        before = worker.said().count("does not answer")
+        pipe.produce([order(n) for n in range(5, 10)])
+        wait_until(lambda: worker.said().count("does not answer") > before, "the outage noticed")
+        assert pipe.lag() == 5
+        holder.execute("ROLLBACK")
+        wait_until(lambda: pipe.lag() == 0, "the rest worked off")
     ended = worker.end()
-    assert (ended.code, ended.json["handled"], ended.json["dead_lettered"]) == (0, 5, 0)
+    assert (ended.code, ended.json["handled"], ended.json["dead_lettered"]) == (0, 10, 0)
 
 
 def test_store_of_another_shape_is_refused_before_the_group_is_joined(pipe: Pipe) -> None:
