@@ -1,5 +1,7 @@
 """Broker, registry and members going away in the middle of a run, on a stack of this file's own, because it is hurt."""
 
+import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from pipeline.local.artifacts import Installed
 from pipeline.local.stack import LocalStack, ephemeral_stack
 from tests.integration.conftest import Pipe, order, wait_until
-from tests.integration.test_consume import letters, stored
+from tests.integration.test_consume import letters, publish, stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("fragile")]
 
@@ -128,3 +130,52 @@ def test_dead_letter_topic_deleted_under_the_worker_stops_it_with_the_offset_kep
     assert ended.code == 1, ended.stderr
     assert "cannot be written" in ended.stderr
     assert (ended.json["committed"], hurt.lag()) == (0, 1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("what", ["registry", "broker", "store"])
+def test_thirty_seconds_of_outage_in_the_middle_of_a_run_cost_no_letter(
+    hurt: Pipe, fragile: LocalStack, what: str
+) -> None:
+    hurt.produce([order(0)])  # bytes to repeat while the registry is away
+    warm = hurt.run("consume", "--until-end")
+    assert warm.code == 0, warm.stderr
+    worker = hurt.start("consume", "-v", "--json")  # its cache is cold: it has decoded nothing yet
+    worker.wait_for_line("assigned")
+    if what == "registry":
+        records = [(f"A-{n}".encode(), hurt.encoded(order(n)), []) for n in range(1, 3001)]
+        fragile.registry.kill()
+        publish(hurt, *records[:1500])
+        expected = 3001
+    else:
+        records, expected = [], 6001
+        source = hurt.home / "orders.ndjson"
+        hurt.write_orders(source, [order(n) for n in range(1, expected)])
+        hurt.env["PIPELINE_KAFKA__MESSAGE_TIMEOUT_MS"] = "90000"
+        feeding = hurt.start("produce", "--input", str(source), "--rate", "150", "--json")
+        worker.wait_for_line("✔")
+    began = time.monotonic()
+    if what == "broker":
+        fragile.kafka.kill()
+    held = sqlite3.connect(hurt.store, isolation_level=None) if what == "store" else None
+    if held is not None:
+        held.execute("BEGIN EXCLUSIVE")
+    wait_until(lambda: time.monotonic() - began > 30, "the outage to last")
+    assert worker.popen.poll() is None, worker.said()
+    if held is not None:
+        held.execute("ROLLBACK")
+        held.close()
+    for server in fragile.servers:
+        if server.pid is None:
+            server.start()
+            server.wait_until_ready()
+    if records:
+        publish(hurt, *records[1500:])
+    else:
+        fed = feeding.ended(120)
+        assert (fed.code, fed.json["published"]) == (0, expected - 1), fed.stderr
+    wait_until(lambda: len(stored(hurt)) == expected and hurt.lag() == 0, "everything stored", 90)
+    ended = worker.end()
+    assert (ended.code, ended.json["dead_lettered"], ended.json["parked"]) == (0, 0, 0), ended.stderr
+    assert letters(hurt) == []
