@@ -48,7 +48,7 @@ test-protocols: $(READY) ## All that members of a group do, in both group protoc
 	for protocol in classic consumer; do \
 	    TEST_GROUP_PROTOCOL=$$protocol $(BIN)/python -m pytest -m 'long or not long' \
 	        $(addprefix tests/integration/test_,$(addsuffix .py,consume failures groups order_through_failures outages redrive)) \
-	        $(ARGS) || exit 1; \
+	        --numprocesses $(WORKERS) $(ARGS) || exit 1; \
 	done
 
 check: $(READY) ## Lint, types, import contracts, links of the docs

@@ -147,7 +147,7 @@ class TransactionalProducer:
                     headers=list(headers),
                 )
             except BufferError:
-                self._producer.poll(_FULL_QUEUE_WAIT_S)
+                self._serve(_FULL_QUEUE_WAIT_S)
             except KafkaException as error:
                 problem = error.args[0]
                 if problem.fatal() or problem.name() == "_FATAL":
@@ -156,7 +156,7 @@ class TransactionalProducer:
             else:
                 self._handed += 1
                 if self._handed % _SERVE_EVERY == 0:
-                    self._producer.poll(0)
+                    self._serve()
                 return
 
     def _report(self, error: KafkaError | None, message: Message) -> None:
@@ -185,9 +185,17 @@ class TransactionalProducer:
             self._producer.close()
 
     def _look_at_connections(self) -> None:
-        self._producer.poll(0)  # hands over the log lines that gathered
+        with suppress(PipelineError):
+            self._serve()  # hands over the log lines that gathered
         if self._watch.broken:
             self.usable = False
+
+    def _serve(self, timeout_s: float = 0) -> None:
+        """Run the callbacks that are due. Here the client also raises a fatal error that it has met meanwhile."""
+        try:
+            self._producer.poll(timeout_s)
+        except KafkaException as error:
+            raise self._fatal(error.args[0]) from error
 
     def _retried(self, operation: Callable[[], Any], doing: str, timeout_s: float | None = None) -> None:
         """Run it again with the same arguments while the client says so; the order of the checks is the client's."""

@@ -51,6 +51,9 @@ group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=500
+# KIP-848 leaves the session to the broker: a member that was killed is missed after 6 s here, not after 45.
+group.consumer.session.timeout.ms=6000
+group.consumer.heartbeat.interval.ms=1000
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 # A broker that was killed is taken back once its old session is over: in 4 seconds, not in 9.
 broker.session.timeout.ms=4000
