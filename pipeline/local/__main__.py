@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pipeline.local.ports import Ports
     from pipeline.local.stack import LocalStack
 
 app = typer.Typer(
@@ -27,9 +28,19 @@ def up(
         bool,
         typer.Option("--ephemeral", help="Free ports and a temporary folder, until Ctrl-C; leaves nothing behind."),
     ] = False,
+    brokers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=9,
+            show_default=False,
+            help="How many brokers, on ports next to each other. With three there are three copies of everything, and two "
+            "have to be written. Without it as many as there were, or one.",
+        ),
+    ] = 0,
     hint: Annotated[bool, typer.Option(help="Say what to do next.")] = True,
 ) -> None:
-    """Start both and wait until they answer. The first time, their jars are fetched (200 MB) and checked."""
+    """Start Kafka and the registry, and wait until they answer. The first time, their jars are fetched (200 MB) and checked."""
     from pipeline import settings, telemetry  # noqa: PLC0415  # --help must be quick
     from pipeline.local import artifacts, stack  # noqa: PLC0415
     from pipeline.local.display import fetch_progress  # noqa: PLC0415
@@ -42,26 +53,28 @@ def up(
         with fetch_progress() as progress:
             installed = artifacts.install(configured.cache_dir or artifacts.default_cache(), progress, telemetry.say)
         if ephemeral:
-            with telemetry.stop_signals() as stopping, stack.ephemeral_stack(installed, telemetry.say) as running:
+            with (
+                telemetry.stop_signals() as stopping,
+                stack.ephemeral_stack(installed, telemetry.say, brokers=brokers or 1) as running,
+            ):
                 telemetry.result(_exports(running), {}, as_json=False)
                 while not stopping() and all(server.pid for server in running.servers):
                     time.sleep(0.2)
             return
-        ports = stack.Ports(configured.kafka_port, configured.registry_port)
         folder = configured.dir or stack.default_folder()
         with usable(folder, stack.DIR_SETTING), alone(folder, telemetry.say):
-            local = stack.LocalStack(folder, ports, installed)
+            local = stack.LocalStack(folder, _ports(folder, brokers), installed)
             started = local.up(telemetry.say)
         telemetry.say(f"Kafka at {local.bootstrap_servers}, the registry at {local.registry_url}")
         if not started:
-            telemetry.say("Both were up already.")
+            telemetry.say("All of it was up already.")
         elif hint:
             telemetry.say(_NEXT)
 
 
 @app.command()
 def down(*, wipe: Annotated[bool, typer.Option("--wipe", help="Forget the data as well.")] = False) -> None:
-    """Stop both; their data stay. Only what `up` started is ever stopped."""
+    """Stop them; their data stay. Only what `up` started is ever stopped."""
     from pipeline import settings, sources, telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
@@ -83,7 +96,7 @@ def down(*, wipe: Annotated[bool, typer.Option("--wipe", help="Forget the data a
 
 @app.command()
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False) -> None:
-    """Which of both runs, and where. Exit 0: both answer. Exit 1: not both."""
+    """What of it runs, and where. Exit 0: all of it answers. Exit 1: not all."""
     from pipeline import telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
@@ -98,7 +111,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="One line of 
 
 @app.command()
 def logs(
-    server: Annotated[str, typer.Argument(help="kafka or registry; without it both.")] = "",
+    server: Annotated[str, typer.Argument(help="kafka, kafka-2 and so on, or registry; without it all.")] = "",
     *,
     lines: Annotated[int, typer.Option("-n", min=1, help="How many of the last lines.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is written.")] = False,
@@ -116,7 +129,9 @@ def logs(
                 path for each in local.servers if server in {"", each.name} for path in each.log_paths if path.exists()
             ]
         if not chosen:
-            raise Refused(f"No log of {server or 'the stack'} in {local.folder}. Names are kafka and registry.")
+            raise Refused(
+                f"No log of {server or 'the stack'} in {local.folder}. Names are in: python -m pipeline.local status."
+            )
         if follow:
             subprocess.run(["tail", "-n", str(lines), "-F", *map(str, chosen)], check=False)  # noqa: S607
             return
@@ -137,8 +152,18 @@ def _stack() -> "LocalStack":
     from pipeline.local import artifacts, stack  # noqa: PLC0415
 
     configured = settings.load().local
-    ports = stack.Ports(configured.kafka_port, configured.registry_port)
-    return stack.LocalStack(configured.dir or stack.default_folder(), ports, artifacts.NOTHING)
+    folder = configured.dir or stack.default_folder()
+    return stack.LocalStack(folder, _ports(folder, 0), artifacts.NOTHING)
+
+
+def _ports(folder: Path, brokers: int) -> "Ports":
+    """By the settings; of as many brokers as asked for or, where that is 0, as there were."""
+    from pipeline import settings  # noqa: PLC0415
+    from pipeline.local import ports, stack  # noqa: PLC0415
+
+    configured, recorded = settings.load().local, stack.recorded_ports(folder)
+    count = brokers or (len(recorded.kafka) if recorded is not None else 1)
+    return ports.Ports.chosen(configured.kafka_port, configured.registry_port, count)
 
 
 def _exports(stack: "LocalStack") -> str:

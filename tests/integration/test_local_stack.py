@@ -20,8 +20,8 @@ from pipeline.kafka.admin import Cluster
 from pipeline.kafka.registry import Registry
 from pipeline.local import artifacts
 from pipeline.local.artifacts import Installed
+from pipeline.local.ports import free_port, is_free
 from pipeline.local.process import started_at
-from pipeline.local.stack import free_port, is_free
 from tests.integration.conftest import create, declared, wait_until
 
 pytestmark = pytest.mark.integration
@@ -61,7 +61,7 @@ def machine(tmp_path: Path, installed: Installed) -> Iterator[Machine]:
     cache.mkdir()
     for path in artifacts.default_cache().iterdir():
         (cache / path.name).symlink_to(path)
-    kafka, registry = own_port(), own_port()
+    registry, kafka = own_port(), own_port()  # a second and third broker listen right behind the first
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIPELINE_", "KAFKA_"))}
     machine = Machine(
         tmp_path,
@@ -94,7 +94,7 @@ def test_data_survives_kill_9_of_both_and_down_and_up(machine: Machine) -> None:
     with Registry(url) as registry:
         schema_id = registry.register("kept-value", '{"type": "record", "name": "Kept", "fields": []}')
     before = machine.states()
-    assert machine.run("up").stderr.endswith("Both were up already.\n")
+    assert machine.run("up").stderr.endswith("All of it was up already.\n")
     assert machine.states() == before, "a second up starts nothing"
 
     os.kill(before["registry"]["pid"], signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_two_starts_at_once_wait_for_each_other(machine: Machine) -> None:
     assert [each.returncode for each in ended] == [0, 0], [each.stderr for each in ended]
     said = sorted(each.stderr for each in ended)
     assert "another start is at work" in said[0]
-    assert "Both were up already." in said[0]
+    assert "All of it was up already." in said[0]
     assert "starting kafka" in said[1]
 
 
@@ -256,3 +256,29 @@ def test_ephemeral_stack_ends_with_its_parent(machine: Machine, number: int) -> 
     if number == signal.SIGTERM:
         assert parent.returncode == 0
         assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.timeout(200)
+def test_broker_of_three_killed_leaves_the_cluster_working_and_comes_back_with_up(machine: Machine) -> None:
+    ports = ",".join(f"127.0.0.1:{machine.kafka_port + number}" for number in range(3))
+    started = machine.run("up", "--brokers", "3")
+    assert started.returncode == 0, started.stderr
+    assert machine.run("env").stdout.splitlines()[0] == f"export PIPELINE_KAFKA__BOOTSTRAP_SERVERS={ports}"
+    before = machine.states()
+    assert sorted(before) == ["kafka", "kafka-2", "kafka-3", "registry"]
+    cluster = Cluster({"bootstrap.servers": ports})
+    create(cluster, declared("copied", 3))
+    os.kill(before["kafka-2"]["pid"], signal.SIGKILL)
+    producer = Producer({"bootstrap.servers": ports, "acks": "all", "message.timeout.ms": 60_000})
+    refused: list[Any] = []
+    for partition in range(3):
+        producer.produce("copied", b"value", partition=partition, on_delivery=lambda error, _: refused.append(error))
+    assert producer.flush(60) == 0
+    assert refused == [None] * 3, "two of three copies are enough"
+    producer.close()
+    assert "holds the data of 3 brokers, not of 1" in machine.run("up", "--brokers", "1").stderr
+    assert machine.run("up").returncode == 0, "as many as there were"
+    after = machine.states()
+    assert {each["state"] for each in after.values()} == {"running"}
+    assert after["kafka"]["pid"] == before["kafka"]["pid"]
+    assert sum(cluster.end_offsets("copied").values()) == 3
