@@ -8,16 +8,20 @@ STOP_AT = "FAULT_STOP_AT"
 
 
 def from_environment() -> Callable[[str], None]:
-    """`FAULT_STOP_AT=commit:3`: the process stops itself (SIGSTOP) when it comes to that point for the third time."""
-    point, _, times = os.environ.get(STOP_AT, "").partition(":")
-    if not point:
+    """With `FAULT_STOP_AT=commit:3,publish:60` the process stops itself (SIGSTOP) where it comes to `commit` for the third
+    time, and to `publish` for the sixtieth.
+    """
+    left: dict[str, int] = {}
+    for each in filter(None, os.environ.get(STOP_AT, "").split(",")):
+        point, _, times = each.partition(":")
+        left[point] = int(times or 1)
+    if not left:
         return lambda _: None
-    left = [int(times or 1)]
 
     def reached(name: str) -> None:
-        if name == point:
-            left[0] -= 1
-            if left[0] == 0:
+        if name in left:
+            left[name] -= 1
+            if left[name] == 0:
                 os.kill(os.getpid(), signal.SIGSTOP)
 
     return reached

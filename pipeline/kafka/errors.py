@@ -68,6 +68,11 @@ def translate(error: KafkaError, doing: str) -> PipelineError:
         return SettingsRefused(
             f"{doing}: this user may not use {DENIED[code]} so ({code}: {said}). Ask for the ACL that it needs"
         )
+    if code == "INVALID_TRANSACTION_TIMEOUT":
+        return SettingsRefused(
+            f"{doing}: the broker allows no transaction that long. Shorten PIPELINE_FORWARD__TRANSACTION_TIMEOUT_MS, or raise "
+            "its transaction.max.timeout.ms"
+        )
     if code in TOPIC_ABSENT:
         return TopicRefused(f"{doing}: the topic is not there ({said}). make topics creates the declared ones")
     return PipelineError(f"{doing}: {code}: {said}")

@@ -22,6 +22,7 @@ from pipeline.kafka.producer import failure
 
 TRANSACTION_S = 60.0
 _RETRY_EVERY_S = 0.1
+_SEND_SLICE_S = 1.0
 _FULL_QUEUE_WAIT_S = 0.1
 # librdkafka's facilities for a connection that broke and for a request that timed out: either may still arrive.
 _LATE = ("FAIL", "REQTMOUT")
@@ -29,8 +30,17 @@ _LATE = ("FAIL", "REQTMOUT")
 _SERVE_EVERY = 128
 _FENCED = frozenset({"_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED"})
 _MEMBERSHIP_LOST = frozenset({"FENCED_INSTANCE_ID", "FENCED_MEMBER_EPOCH", "ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID"})
-# Follows from another error, or from our own abort: never the reason.
-_PURGED = frozenset({"_PURGE_QUEUE", "_PURGE_INFLIGHT"})
+# A delivery report that follows from what became of the transaction, or from our own abort: never the reason.
+_FOLLOWS = _FENCED | {
+    "_FATAL",
+    "_PURGE_INFLIGHT",
+    "_PURGE_QUEUE",
+    "_STATE",
+    "INVALID_PRODUCER_ID_MAPPING",
+    "INVALID_TXN_STATE",
+    "OUT_OF_ORDER_SEQUENCE_NUMBER",
+    "UNKNOWN_PRODUCER_ID",
+}
 
 
 class TransactionalProducer:
@@ -65,6 +75,7 @@ class TransactionalProducer:
             logger=self._watch.logger,
         )
         self._refused: PipelineError | None = None
+        self._failed = False  # the transaction that is open: it can only be aborted
         self._handed = 0
         self.usable = True
         self._retried(lambda: self._producer.init_transactions(timeout_s), "taking over", timeout_s)
@@ -84,6 +95,7 @@ class TransactionalProducer:
         """Begin a transaction. Not where `usable` is false."""
         assert self.usable, "a producer that is not usable any more"
         self._refused = None
+        self._failed = False
         self._watch.broken = False
         self._retried(self._producer.begin_transaction, "beginning a transaction")
 
@@ -98,25 +110,26 @@ class TransactionalProducer:
         try:
             # No time-out of ours: the transaction's own bounds it, any other could lose track of the outcome.
             self._retried(self._producer.commit_transaction, "committing a transaction")
-        except BrokerUnavailable:
+        except PipelineError as error:
+            if self._failed:
+                self.abort()
+                raise self._refused or error from error
+            # Nobody knows what became of it: the next holder of the id does.
             self.usable = False
-            raise
-        except PipelineError:
-            self.abort()
-            if self._refused is not None and self.usable:
-                raise self._refused from None
             raise
         self._look_at_connections()
 
-    def abort(self) -> None:
-        """As far as it goes: what cannot be aborted now is aborted by the next holder of the id, or by its time-out."""
+    def abort(self) -> bool:
+        """Whether the broker confirmed it; otherwise the next holder of the id aborts it, or its time-out does."""
         if not self.usable:
-            return
+            return False
         try:
             self._retried(self._producer.abort_transaction, "aborting a transaction")
         except PipelineError:
             self.usable = False
+            return False
         self._look_at_connections()
+        return True
 
     def publish(
         self,
@@ -152,6 +165,8 @@ class TransactionalProducer:
                 problem = error.args[0]
                 if problem.fatal() or problem.name() == "_FATAL":
                     raise self._fatal(problem) from error
+                if problem.name() == "_STATE":
+                    raise self._failed_already(topic) from error
                 raise failure(problem, topic) from error
             else:
                 self._handed += 1
@@ -159,8 +174,15 @@ class TransactionalProducer:
                     self._serve()
                 return
 
+    def _failed_already(self, topic: str) -> PipelineError:
+        """Why nothing can be published in this transaction any more; the reports tell, if any was for good."""
+        self._serve()
+        return self._refused or BrokerUnavailable(
+            f"The transaction of {self.transactional_id} failed before all of it was handed over to {topic}."
+        )
+
     def _report(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and error.name() not in _PURGED and self._refused is None:
+        if error is not None and error.name() not in _FOLLOWS and self._refused is None:
             self._refused = failure(error, message.topic() or "a topic")
 
     def _report_offset(self, on_offset: Callable[[int], None], error: KafkaError | None, message: Message) -> None:
@@ -175,7 +197,10 @@ class TransactionalProducer:
         Raises `MembershipLost` when the group went on without that consumer: abort, its partitions are another's.
         """
         wanted = [ClientPartition(where.topic, where.partition, offset) for where, offset in offsets.items()]
-        self._retried(lambda: self._producer.send_offsets_to_transaction(wanted, group), "sending offsets")
+        # Without a time-out the client may wait without end for a coordinator that moved; called again, it goes on waiting.
+        self._retried(
+            lambda: self._producer.send_offsets_to_transaction(wanted, group, _SEND_SLICE_S), "sending offsets"
+        )
 
     def close(self) -> None:
         """Let go of the connections; a transaction that is open is left to the next holder of the id."""
@@ -211,8 +236,13 @@ class TransactionalProducer:
                 if problem.name() in _MEMBERSHIP_LOST:
                     raise MembershipLost(f"{doing} of {self.transactional_id}: {problem.str()}.") from error
                 if problem.txn_requires_abort() or not problem.retriable():
-                    raise translate(problem, f"{doing} of {self.transactional_id}") from error
+                    # What is neither is treated as fatal: librdkafka's INTRODUCTION.md.
+                    self._failed = problem.txn_requires_abort()
+                    self.usable = self.usable and self._failed
+                    raise _passing(problem, f"{doing} of {self.transactional_id}") from error
                 if time.monotonic() >= deadline:
+                    # It may still be under way: no other call is taken before it ends.
+                    self.usable = False
                     raise BrokerUnavailable(
                         f"{doing} of {self.transactional_id}: no end of it within {limit_s:g} s ({problem.name()})"
                     ) from error
@@ -230,7 +260,13 @@ class TransactionalProducer:
                 problem = error.args[0]
         if problem.name() in _FENCED:
             return ProducerFenced(f"Another process took over the transactional id {self.transactional_id}.")
-        return translate(problem, f"the transactional producer {self.transactional_id} cannot go on")
+        return _passing(problem, f"the transactional producer {self.transactional_id} cannot go on")
+
+
+def _passing(problem: KafkaError, doing: str) -> PipelineError:
+    """A denied user or an absent topic stays one. Whatever else ends a transaction ends with it: a new producer goes on."""
+    error = translate(problem, doing)
+    return BrokerUnavailable(str(error)) if type(error) is PipelineError else error
 
 
 class GroupOffsets:
