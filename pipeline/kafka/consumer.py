@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -104,7 +104,7 @@ class GroupConsumer:
         elif code == KafkaError._MAX_POLL_EXCEEDED:  # noqa: SLF001
             _log.warning("the handler took longer than max.poll.interval.ms: the group went on without this member")
         elif error.fatal() or code in {KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID}:  # noqa: SLF001
-            if self._joined or KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str() not in error.str():
+            if KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str() not in error.str():
                 raise _fatal_failure(error)
             self._wait_for_the_name()
         elif isinstance(problem := translate(error, "reading"), Unavailable):
@@ -113,8 +113,13 @@ class GroupConsumer:
             raise problem
 
     def _wait_for_the_name(self) -> None:
-        """KIP-848 refuses whoever comes second with an instance name: who was killed has it until its session ends."""
+        """KIP-848 refuses whoever comes second with an instance name: who was killed has it until its session ends.
+
+        That may be this one itself, which comes back after its coordinator was killed and finds what it was before.
+        """
         now = time.monotonic()
+        self._gone(set(self._assigned_now), lost=True)
+        self._joined = False
         if self._taken_since is None:
             self._taken_since = now
             _log.warning("the instance name is still another member's: waiting until it is free")
@@ -219,10 +224,10 @@ class GroupConsumer:
         self._listener.committed(None if failed is None else _commit_failure(failed))
 
     def _assigned(self, consumer: Consumer, partitions: list[ClientPartition]) -> None:
-        self._joined = True
+        self._joined, self._taken_since = True, None
         self._topics_missing.clear()
         _log.info("assigned %s", _names(partitions))
-        came = {TopicPartition(each.topic, each.partition) for each in partitions}
+        came = _set(partitions)
         for where in came:
             self._positions.pop(where, None)
         # Done here, not by the client after this: only so they can be paused before the first record comes.
@@ -236,16 +241,22 @@ class GroupConsumer:
 
     def _revoked(self, _: Consumer, partitions: list[ClientPartition]) -> None:
         _log.info("giving up %s", _names(partitions))
-        self._gone(partitions, lost=False)
+        self._gone(_set(partitions), lost=False)
 
     def _lost(self, _: Consumer, partitions: list[ClientPartition]) -> None:
         _log.warning("lost %s: the group went on without this member", _names(partitions))
-        self._gone(partitions, lost=True)
+        self._gone(_set(partitions), lost=True)
 
-    def _gone(self, partitions: list[ClientPartition], *, lost: bool) -> None:
-        went = {TopicPartition(each.topic, each.partition) for each in partitions}
-        self._listener.given_up(went, lost)
-        self._assigned_now -= went
+    def _gone(self, partitions: set[TopicPartition], *, lost: bool) -> None:
+        # The client may tell once more of what went with a name that was not free.
+        went = partitions & self._assigned_now
+        if went:
+            self._listener.given_up(went, lost)
+            self._assigned_now -= went
+
+
+def _set(partitions: Iterable[ClientPartition]) -> set[TopicPartition]:
+    return {TopicPartition(each.topic, each.partition) for each in partitions}
 
 
 def _places(partitions: Collection[TopicPartition]) -> list[ClientPartition]:

@@ -4,9 +4,11 @@ A new producer with the same transactional id fences the one before and aborts w
 """
 
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -15,14 +17,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.record import Headers, TopicPartition
-from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError, ProducerFenced
+from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError, ProducerFenced, SettingsRefused
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
 from pipeline.kafka.producer import failure
 
 TRANSACTION_S = 60.0
 _RETRY_EVERY_S = 0.1
-_SEND_SLICE_S = 1.0
 _FULL_QUEUE_WAIT_S = 0.1
 # librdkafka's facilities for a connection that broke and for a request that timed out: either may still arrive.
 _LATE = ("FAIL", "REQTMOUT")
@@ -65,18 +66,19 @@ class TransactionalProducer:
         # A delivery may not outlast its transaction: librdkafka refuses such properties.
         delivery_ms = min(limit_ms, int(properties.get("message.timeout.ms", limit_ms)))
         self._watch = _ConnectionWatch()
-        self._producer = Producer(
-            {
-                **properties,
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": limit_ms,
-                "message.timeout.ms": delivery_ms,
-            },
-            logger=self._watch.logger,
-        )
+        own = {"transaction.timeout.ms": limit_ms, "message.timeout.ms": delivery_ms}
+        try:
+            self._producer = Producer(
+                {**properties, "transactional.id": transactional_id, **own}, logger=self._watch.logger
+            )
+        except KafkaException as error:
+            raise SettingsRefused(
+                f"{error.args[0].str()}. Look at the settings, and at those under kafka.extra."
+            ) from None
         self._refused: PipelineError | None = None
         self._failed = False  # the transaction that is open: it can only be aborted
         self._handed = 0
+        self._stuck = False
         self.usable = True
         self._retried(lambda: self._producer.init_transactions(timeout_s), "taking over", timeout_s)
 
@@ -197,13 +199,40 @@ class TransactionalProducer:
         Raises `MembershipLost` when the group went on without that consumer: abort, its partitions are another's.
         """
         wanted = [ClientPartition(where.topic, where.partition, offset) for where, offset in offsets.items()]
-        # Without a time-out the client may wait without end for a coordinator that moved; called again, it goes on waiting.
         self._retried(
-            lambda: self._producer.send_offsets_to_transaction(wanted, group, _SEND_SLICE_S), "sending offsets"
+            lambda: self._given_time(lambda: self._producer.send_offsets_to_transaction(wanted, group)),
+            "sending offsets",
         )
+
+    def _given_time(self, operation: Callable[[], Any]) -> None:
+        """Run it on a thread of its own, and give it up where it outlasts the transaction.
+
+        librdkafka 2.16 ignores the time-out of `send_offsets_to_transaction`, and where the group's coordinator went away it
+        may never return (its issues 5456 and 5511).
+        """
+        outcome: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                operation()
+            except BaseException as error:  # noqa: BLE001  # told to whoever waits
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(None)
+
+        threading.Thread(target=run, name="sending-offsets", daemon=True).start()
+        try:
+            outcome.result(self._transaction_s)
+        except TimeoutError:
+            self.usable, self._stuck = False, True
+            raise BrokerUnavailable(
+                f"sending offsets of {self.transactional_id}: the client gave no answer within {self._transaction_s:g} s"
+            ) from None
 
     def close(self) -> None:
         """Let go of the connections; a transaction that is open is left to the next holder of the id."""
+        if self._stuck:
+            return  # would wait for the same answer; its epoch is over with the next producer
         # A fatal error is told once more here, as a KafkaError and as a warning; whoever met it knows.
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")

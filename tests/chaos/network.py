@@ -23,13 +23,15 @@ _LOOK_S = 0.02
 class Hold:
     """The next request of this kind from this client: the connection is cut for the client, its bytes wait to be released.
 
-    Without `cut` the client is left waiting for its answer. `caught` is set once it is held.
+    Without `cut` the client is left waiting for its answer. `caught` is set once it is held, `answered` once the broker has
+    said something to it.
     """
 
     api: int
     client: str
     cut: bool = True
     caught: threading.Event = field(default_factory=threading.Event)
+    answered: threading.Event = field(default_factory=threading.Event)
     send: Callable[[], None] = lambda: None
 
 
@@ -116,7 +118,7 @@ class Network:
             return
         link.connections |= {client.transport, broker.transport}
         dropped: set[int] = set()
-        held = asyncio.Event()
+        held: list[tuple[Hold, int]] = []
         for work in (
             self._requests(link, reader, client, broker, dropped, held),
             self._replies(link, answers, client, broker, dropped, held),
@@ -132,7 +134,7 @@ class Network:
         client: asyncio.StreamWriter,
         broker: asyncio.StreamWriter,
         dropped: set[int],
-        held: asyncio.Event,
+        held: list[tuple[Hold, int]],
     ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
@@ -146,7 +148,7 @@ class Network:
                 hold = next((it for it in self.holds if (it.api, it.client) == (api, name)), None)
                 if hold is not None and not hold.caught.is_set():
                     hold.send = partial(self._loop.call_soon_threadsafe, self._release, broker, frame)
-                    held.set()
+                    held.append((hold, correlation))
                     if hold.cut:
                         client.transport.abort()
                         hold.caught.set()
@@ -155,7 +157,7 @@ class Network:
                     continue
                 await self._pass(link, frame, broker)
         # What a client has sent arrives, even if it does not wait for it.
-        if not held.is_set():
+        if not held:
             broker.close()
 
     def _release(self, broker: asyncio.StreamWriter, frame: bytes) -> None:
@@ -169,14 +171,18 @@ class Network:
         client: asyncio.StreamWriter,
         broker: asyncio.StreamWriter,
         dropped: set[int],
-        held: asyncio.Event,
+        held: list[tuple[Hold, int]],
     ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 frame = await _frame(answers)
-                if held.is_set() and client.transport.is_closing():
-                    continue  # the answer to what was held: nobody waits for it
-                if struct.unpack_from(">i", frame, 4)[0] in dropped:
+                (correlation,) = struct.unpack_from(">i", frame, 4)
+                for hold, its in held:
+                    if its == correlation:
+                        hold.answered.set()
+                if held and client.transport.is_closing():
+                    continue  # nobody waits for it
+                if correlation in dropped:
                     break
                 while link.mute:  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_S)  # the test's thread sets it
