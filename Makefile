@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 # The tests mostly wait: three workers keep two cores busy. Files named in ARGS run in one process, at once.
 WORKERS ?= 3
-PEERS  := .venv-peers
+PEERS  := peers peers-quix
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
@@ -66,19 +66,21 @@ format: $(READY) ## Put the code into shape
 bench: $(READY) ## Throughput as ratios to the raw client's own rate, on a stack of its own
 	@$(BIN)/python -m bench $(ARGS)
 
-# Apart from .venv, which stays what requirements/dev.txt says. From Python 3.13 on, venv writes the .gitignore by itself.
-$(PEERS)/.installed: requirements/peers.txt | $(READY)
-	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
-	@echo '*' > $(PEERS)/.gitignore
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.txt
+# Apart from .venv, which stays what requirements/dev.txt says; from Python 3.13 on, venv writes the .gitignore by itself.
+# .venv-peers for requirements/peers.txt, .venv-peers-quix for requirements/peers-quix.txt.
+.venv-%/.installed: requirements/%.txt | $(READY)
+	@test -x .venv-$*/bin/python || $(BIN)/python -m venv .venv-$*
+	@echo '*' > .venv-$*/.gitignore
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-peers: $(PEERS)/.installed ## The frameworks that make bench compares with, in .venv-peers
+peers: $(PEERS:%=.venv-%/.installed) ## The frameworks that make bench compares with, in .venv-peers and .venv-peers-quix
 
 lock: ## Resolve the dependencies anew into requirements/ (needs uv)
 	uv pip compile pyproject.toml --all-extras --group dev $(LOCK) --upgrade --output-file requirements/dev.txt
 	uv pip compile pyproject.toml --extra postgres $(LOCK) --constraint requirements/dev.txt --output-file requirements/runtime.txt
 	uv pip compile pyproject.toml --group peers $(LOCK) --upgrade --constraint requirements/dev.txt --output-file requirements/peers.txt
+	uv pip compile --group peers-quix $(LOCK) --upgrade --output-file requirements/peers-quix.txt
 
 clean: ## Remove what the tools left in the checkout
-	rm -rf $(VENV) $(PEERS) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS:%=.venv-%) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,8 +14,6 @@ decoder does exactly what the pipeline's worker does, because the client's deser
 """
 
 import asyncio
-import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -25,7 +23,7 @@ from faststream import AckPolicy
 from faststream.confluent import KafkaBroker
 
 from bench import handlers
-from bench.ten_ms.task import Outcome, Task, run
+from bench.task import Outcome, Span, Task, run
 from pipeline import wiring
 from pipeline.orders import OrderPlaced
 
@@ -40,8 +38,8 @@ class App:
         self._orders = task.orders
         self._handler = handlers.ten_ms_noted if task.keyed else handlers.ten_ms
         self._reader = wiring.decoder(settings, task.topic, wiring.registry(settings).schema_by_id)
-        self._started = 0.0
-        self._finished: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self.span = Span()
+        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.handled = 0
 
     async def decode(self, message: Any) -> OrderPlaced:
@@ -57,17 +55,19 @@ class App:
             await self._handler(order, None)
         self.handled += 1
         if self.handled >= self._orders and not self._finished.done():
-            self._finished.set_result(time.monotonic())
+            self.span.stop()
+            self._finished.set_result(None)
 
     async def handle_batch(self, orders: list[OrderPlaced]) -> None:
         await asyncio.gather(*map(self.handle, orders))
 
-    async def seconds(self) -> float:
+    async def finished(self) -> None:
         """Until so many orders are handled."""
-        return await asyncio.wait_for(self._finished, LONGEST_S) - self._started
+        await asyncio.wait_for(self._finished, LONGEST_S)
 
     def _order(self, body: bytes) -> OrderPlaced:
-        self._started = self._started or time.monotonic()
+        if not self.span.began:
+            self.span.start()
         return OrderPlaced.model_validate(self._reader.decode(body))
 
     @asynccontextmanager
@@ -96,11 +96,16 @@ async def consume(task: Task, *, batches: bool) -> Outcome:
         subscriber = broker.subscriber(task.topic, **common, max_workers=task.at_once, ack_policy=acknowledged)
         subscriber(app.handle, decoder=app.decode)
     await broker.start()
-    seconds = await app.seconds()
-    handled = app.handled
+    await app.finished()
+    outcome = app.span.outcome(app.handled, overtaken=handlers.key_order.overtaken, version=version("faststream"))
     await broker.stop()
-    return Outcome(handled, seconds, handlers.key_order.overtaken, version("faststream"))
+    return outcome
 
 
 if __name__ == "__main__":
-    run(lambda task: asyncio.run(consume(task, batches=sys.argv[2:] == ["batches"])))
+    run(
+        {
+            "workers": lambda task: asyncio.run(consume(task, batches=False)),
+            "batches": lambda task: asyncio.run(consume(task, batches=True)),
+        }
+    )

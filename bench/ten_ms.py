@@ -1,40 +1,34 @@
 """The table "10 ms async handler, one process": who runs, for how long, and what is said of it."""
 
-import json
-import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from bench.handlers import HANDLER_S
-from bench.ten_ms.task import Outcome, Task
+from bench.place import TOPIC, Place
+from bench.programs import Program, ours, peer, run
+from bench.task import Outcome
+from pipeline import wiring
 from pipeline.orders import OrderPlaced, generate
 
 TITLE = "10 ms async handler, one process"
 AT_ONCE = 200
 KEYS = 50
 KEYED_TOPIC, KEYED_ORDERS = "orders-of-50-keys.v1", 3_000
-ROOT = Path(__file__).parents[2]
-PEERS = ROOT / ".venv-peers/bin/python"
 AT_LEAST_ONCE, ACKNOWLEDGED_FIRST = "at least once", "acknowledged first"
-_LONGEST_S = 600.0
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`arguments` come after `python -m`; `share` is which part of the topic's orders lasts some seconds."""
+    """`share` is which part of the topic's orders lasts some seconds."""
 
     name: str
-    arguments: tuple[str, ...]
+    program: Program
     at_once: int
     share: float
     keeps_order: bool
     delivery: str
-    peer: bool = False
 
     @property
     def ideal(self) -> float:
@@ -46,42 +40,33 @@ class Contender:
         return max(round(there * self.share), 20)
 
 
+def faststream(work: str) -> Program:
+    """In the environment of the peers that get along with our client."""
+    return peer(".venv-peers", "faststream.confluent", "with_faststream", work)
+
+
 _MANY, _FEW = 1 / 4, 1 / 400
 CONTENDERS = (
-    Contender("pipeline, 200 at once", ("bench.ten_ms.ours",), AT_ONCE, _MANY, True, AT_LEAST_ONCE),
-    Contender("pipeline, one at a time", ("bench.ten_ms.ours",), 1, _FEW, True, AT_LEAST_ONCE),
-    Contender("raw client, one at a time", ("bench.ten_ms.loop",), 1, _FEW, True, AT_LEAST_ONCE),
+    Contender("pipeline, 200 at once", ours("ours", "ten_ms"), AT_ONCE, _MANY, True, AT_LEAST_ONCE),
+    Contender("pipeline, one at a time", ours("ours", "ten_ms"), 1, _FEW, True, AT_LEAST_ONCE),
+    Contender("raw client, one at a time", ours("loop", "ten_ms"), 1, _FEW, True, AT_LEAST_ONCE),
     Contender(
         "FastStream, max_workers=200",
-        ("bench.ten_ms.with_faststream", "workers"),
+        faststream("workers"),
         AT_ONCE,
         _MANY,
         False,
         ACKNOWLEDGED_FIRST,
-        peer=True,
     ),
     Contender(
         "FastStream, batches of 200",
-        ("bench.ten_ms.with_faststream", "batches"),
+        faststream("batches"),
         AT_ONCE,
         _MANY,
         False,
         AT_LEAST_ONCE,
-        peer=True,
     ),
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the orders lie: `there` of them in the topic, random keys; and `KEYED_ORDERS` in the topic of few keys."""
-
-    bootstrap_servers: str
-    registry_url: str
-    schemas: Path
-    topic: str
-    there: int
-    group: Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -123,22 +108,6 @@ def keyed_orders() -> list[tuple[bytes, OrderPlaced]]:
     return keyed
 
 
-def contracts(source: Path, folder: Path, topic: str) -> Path:
-    """The contracts, with those of the topic under the name of the topic of few keys as well."""
-    copied = Path(shutil.copytree(source, folder / "schemas"))
-    shutil.copytree(copied / f"{topic}-value", copied / f"{KEYED_TOPIC}-value")
-    return copied
-
-
-def without_missing(contenders: Sequence[Contender], say: Callable[[str], None]) -> list[Contender]:
-    """Those that can run here; of the others it is said what is missing."""
-    peers = any(each.peer for each in contenders)
-    if not peers or _installed():
-        return list(contenders)
-    say("FastStream is not installed and left out of the table: make peers installs it, apart from .venv.")
-    return [each for each in contenders if not each.peer]
-
-
 def measure(contenders: Sequence[Contender], place: Place, rounds: int, say: Callable[[str], None]) -> list[Row]:
     """Let them take turns, and then each show once what becomes of the order of keys."""
     rates: dict[str, list[float]] = {each.name: [] for each in contenders}
@@ -168,34 +137,16 @@ def show(rows: Sequence[Row]) -> None:
         print(f"FastStream is version {version}.")
 
 
+def fill(place: Place) -> None:
+    """The topic of few keys beside the large one."""
+    encoder = wiring.encoder(place.settings, TOPIC)
+    keyed = keyed_orders()
+    place.topic(TOPIC, KEYED_TOPIC)
+    place.write(KEYED_TOPIC, [key for key, _ in keyed], [encoder.encode(order.__dict__) for _, order in keyed])
+
+
 def _run(contender: Contender, place: Place, *, keyed: bool) -> Outcome:
     few = KEYED_ORDERS if contender.at_once > 1 else KEYED_ORDERS // 20
-    task = Task(
-        bootstrap_servers=place.bootstrap_servers,
-        registry_url=place.registry_url,
-        schemas=str(place.schemas),
-        topic=KEYED_TOPIC if keyed else place.topic,
-        group=place.group(),
-        orders=few if keyed else contender.orders(place.there),
-        at_once=contender.at_once,
-        keyed=keyed,
-    )
-    module, *arguments = contender.arguments
-    python = PEERS if contender.peer else Path(sys.executable)
-    done = subprocess.run(
-        [python, "-m", module, json.dumps(asdict(task)), *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=_LONGEST_S,
-    )
-    return Outcome(**json.loads(done.stdout))
-
-
-def _installed() -> bool:
-    try:
-        asked = subprocess.run([PEERS, "-c", "import faststream.confluent"], capture_output=True, check=False)
-    except OSError:
-        return False
-    return asked.returncode == 0
+    topic = KEYED_TOPIC if keyed else TOPIC
+    orders = few if keyed else contender.orders(place.orders)
+    return run(contender.program, place.task(topic, orders, at_once=contender.at_once, keyed=keyed))
