@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.place import FORWARDED, TOPIC, Place
-from bench.programs import Program, ours, peer, run
+from bench.programs import Program, kafka_streams, ours, peer, run
 from bench.task import Outcome
 
 
@@ -41,6 +41,7 @@ CONTENDERS = (
     Contender("pipeline, consume into SQLite", ours("ours", "store"), CONSUME),
     Contender(FORWARD, ours("raw", "forward"), FORWARD, FORWARDED),
     Contender("Quix Streams, forward", quix("forward"), FORWARD, FORWARDED, re_keys=True),
+    Contender("Kafka Streams, forward", kafka_streams(), FORWARD, FORWARDED, re_keys=True),
     Contender("pipeline, forward", ours("ours", "forward"), FORWARD, FORWARDED, re_keys=True),
 )
 
