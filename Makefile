@@ -47,7 +47,7 @@ test-long: $(READY) ## What make test leaves out because it takes minutes
 test-protocols: $(READY) ## All that members of a group do, in both group protocols, static and dynamic (takes long)
 	for protocol in classic consumer; do \
 	    TEST_GROUP_PROTOCOL=$$protocol $(BIN)/python -m pytest -m 'long or not long' \
-	        $(addprefix tests/integration/test_,$(addsuffix .py,consume failures groups order_through_failures outages redrive)) \
+	        $(addprefix tests/integration/test_,$(addsuffix .py,consume failures groups order_through_failures outages processes redrive)) \
 	        --numprocesses $(WORKERS) $(ARGS) || exit 1; \
 	done
 

@@ -18,6 +18,9 @@ def main(
     concurrency: Annotated[
         int | None, typer.Option("--concurrency", "-c", help="Handlers that run side by side.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", "-p", help="Members of the group to run here, each its own process.")
+    ] = None,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
     ] = False,
@@ -33,9 +36,7 @@ def main(
     Without --until-end, a broker or registry that is absent is waited for.
     """
     # Imported here so that --help does not load the client.
-    from pipeline import metrics, settings, telemetry, wiring  # noqa: PLC0415
-    from pipeline.errors import Stopped  # noqa: PLC0415
-    from pipeline.stages.consume import Totals  # noqa: PLC0415
+    from pipeline import metrics, settings, supervisor, telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
         telemetry.start_logging()
@@ -46,20 +47,34 @@ def main(
                 "kafka.instance": instance,
                 "kafka.bootstrap_servers": bootstrap_servers,
                 "consume.concurrency": concurrency,
+                "consume.processes": processes,
             }
         )
+        labels = {"topic": configured.kafka.topic, "group": configured.kafka.consumer_group}
+        if configured.consume.processes > 1:
+            raise typer.Exit(
+                supervisor.run(
+                    "consume",
+                    configured.consume.processes,
+                    instance=configured.kafka.instance,
+                    until_end=until_end,
+                    labels=labels,
+                    served=configured.metrics,
+                    as_json=as_json,
+                )
+            )
+        # The supervisor needs no client.
+        from pipeline import wiring  # noqa: PLC0415
+        from pipeline.errors import Stopped  # noqa: PLC0415
+        from pipeline.stages.consume import Totals  # noqa: PLC0415
+
         try:
             with (
                 telemetry.stop_signals() as stopping,
                 wiring.consume(
                     configured, handler=handler, until_end=until_end, stopping=stopping, verbose=verbose
                 ) as stage,
-                metrics.served(
-                    stage,
-                    {"topic": configured.kafka.topic, "group": configured.kafka.consumer_group},
-                    configured.metrics.host,
-                    configured.metrics.port,
-                ),
+                metrics.served(stage, labels, configured.metrics.host, configured.metrics.port),
             ):
                 try:
                     with telemetry.progress("consumed", stage.counts) as tick:

@@ -1,5 +1,6 @@
 """`python -m pipeline.forward`: records re-keyed into another topic, exactly once."""
 
+import socket
 from typing import Annotated
 
 import typer
@@ -20,6 +21,9 @@ def main(
     ] = None,
     commit_interval: Annotated[float | None, typer.Option(help="Seconds that a transaction lasts.")] = None,
     batch: Annotated[int | None, typer.Option(help="Records that end it earlier.")] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", "-p", help="Members of the group to run here, each its own process.")
+    ] = None,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
     ] = False,
@@ -32,9 +36,7 @@ def main(
     4 another process with the same --instance is alive.
     """
     # Imported here so that --help does not load the client.
-    from pipeline import faults, metrics, settings, telemetry, wiring  # noqa: PLC0415
-    from pipeline.errors import Stopped  # noqa: PLC0415
-    from pipeline.stages.forward import Totals  # noqa: PLC0415
+    from pipeline import faults, metrics, settings, supervisor, telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
         telemetry.start_logging()
@@ -47,9 +49,28 @@ def main(
                 "forward.group": group,
                 "forward.commit_interval_s": commit_interval,
                 "forward.batch": batch,
+                "forward.processes": processes,
             }
         )
         labels = {"topic": configured.kafka.topic, "group": configured.forward.group}
+        if configured.forward.processes > 1:
+            raise typer.Exit(
+                supervisor.run(
+                    "forward",
+                    configured.forward.processes,
+                    # Each needs a transactional id of its own that it has again after a crash.
+                    instance=configured.kafka.instance or socket.gethostname(),
+                    until_end=until_end,
+                    labels=labels,
+                    served=configured.metrics,
+                    as_json=as_json,
+                )
+            )
+        # The supervisor needs no client.
+        from pipeline import wiring  # noqa: PLC0415
+        from pipeline.errors import Stopped  # noqa: PLC0415
+        from pipeline.stages.forward import Totals  # noqa: PLC0415
+
         try:
             with (
                 telemetry.stop_signals() as stopping,

@@ -3,11 +3,15 @@
 Names follow the field's: `_total` counters, no key or offset as a label. Off unless `metrics.port` is set.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.request import urlopen
 
 from pipeline.errors import SettingsRefused
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
 
 
 class Counts(Protocol):
@@ -32,7 +36,6 @@ def served(stage: Counts, labels: Mapping[str, str], host: str, port: int | None
         yield
         return
     # Imported here because only who asks for metrics needs it.
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric  # noqa: PLC0415
     from prometheus_client.registry import Collector  # noqa: PLC0415
 
@@ -54,8 +57,66 @@ def served(stage: Counts, labels: Mapping[str, str], host: str, port: int | None
                 gauge.add_metric(values, value)
                 yield gauge
 
+    with _serving(_Stage(), host, port):
+        yield
+
+
+@contextmanager
+def of_members(
+    sources: Callable[[], Mapping[int, str]],
+    restarts: Callable[[], Mapping[int, int]],
+    labels: Mapping[str, str],
+    host: str,
+    port: int | None,
+) -> Iterator[None]:
+    """Serve what members serve, `sources` by their numbers, on one port: each series with its member as `process`.
+
+    Also `pipeline_restarts_total{process}`. Not summed: a member that was started again counts from 0, which Prometheus
+    understands of a series and not of a sum. One that does not answer within a second is left out.
+    """
+    if port is None:
+        yield
+        return
+    from prometheus_client.core import CounterMetricFamily, Metric  # noqa: PLC0415
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415
+    from prometheus_client.registry import Collector  # noqa: PLC0415
+
+    class _Members(Collector):
+        def collect(self) -> Iterator[Metric]:
+            families: dict[str, Metric] = {}
+            for number, url in sources().items():
+                for family in text_string_to_metric_families(_asked(url)):
+                    it = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                    for sample in family.samples:
+                        it.add_sample(sample.name, {**sample.labels, "process": str(number)}, sample.value)
+            yield from families.values()
+            names, values = list(labels), list(labels.values())
+            again = CounterMetricFamily(
+                "pipeline_restarts", "How often a process was started again.", None, [*names, "process"]
+            )
+            for number, count in restarts().items():
+                again.add_metric([*values, str(number)], count)
+            yield again
+
+    with _serving(_Members(), host, port):
+        yield
+
+
+def _asked(url: str) -> str:
+    try:
+        with urlopen(url, timeout=1) as answer:  # noqa: S310  # an address of ours
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+@contextmanager
+def _serving(collector: "Collector", host: str, port: int) -> Iterator[None]:
+    # Imported here because only who asks for metrics needs it.
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
+
     registry = CollectorRegistry()
-    registry.register(_Stage())
+    registry.register(collector)
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:

@@ -99,6 +99,7 @@ Servers = Annotated[str, BeforeValidator(lambda v: ",".join(map(str, v)) if isin
 Topic = Annotated[str, AfterValidator(_topic_name)]
 File = Annotated[Path, AfterValidator(expanded)]
 Number = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=2**31 - 1)]
+Processes = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1000)]
 Port = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=2**16 - 1)]
 
 
@@ -138,7 +139,9 @@ class Kafka(_Section):
 
 
 class Consume(_Section):
-    """How many handlers run side by side, and how many deaths of its worker a record is granted (0: any number)."""
+    """How many processes, how many handlers side by side in each, and how many deaths of its worker a record is granted."""
+
+    processes: Processes = 1
 
     concurrency: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 1
     crash_limit: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1000), AfterValidator(_crash_limit)] = 3
@@ -194,6 +197,7 @@ class Forward(_Section):
     topic: Topic = "orders.by-customer.v1"
     commit_interval_s: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=60, allow_inf_nan=False)] = 0.1
     batch: Number = 10_000
+    processes: Processes = 1
     transaction_timeout_ms: Annotated[int, BeforeValidator(_no_bool), Field(ge=1000, le=900_000)] = 60_000
 
 

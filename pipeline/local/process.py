@@ -8,26 +8,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import PipelineError, StackRefused
+from pipeline.lifeline import ends_with_parent
 
 _POLL_S = 0.05
-# The JVM asks to be killed when its parent dies, so that a test run that was killed itself leaves nothing behind. It is a
-# small program of its own because code between fork and exec is not safe in a process that has threads. The parent is
-# looked at once more afterwards: it may have died before the wish was made.
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass
@@ -75,7 +64,7 @@ class Server:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = list(self.command)
         if self.dies_with_parent:
-            command = [sys.executable, "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+            command = ends_with_parent(command, signal.SIGKILL)
         with self.log_path.open("ab") as log:
             self._child = subprocess.Popen(
                 command,
