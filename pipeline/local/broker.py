@@ -133,7 +133,16 @@ class Broker:
 
     def formatting(self, cluster_id: str) -> list[str]:
         """The command that makes its storage."""
-        return [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(self._settings)]
+        # Over before the slower compiler would be of any use.
+        return [
+            *self._java("-XX:TieredStopAtLevel=1"),
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            cluster_id,
+            "-c",
+            str(self._settings),
+        ]
 
     def _java(self, *options: str) -> list[str]:
         class_path = os.pathsep.join(map(str, self.installed.kafka_jars))

@@ -79,7 +79,11 @@ class LocalStack:
         self.registry = Server(
             "registry",
             folder,
-            [str(installed.java), REGISTRY_HEAP, *self._tidy("registry"), "-jar", str(installed.registry_jar)],
+            # Asked for a few schemas in its life: the slower compiler would only take the processor from Kafka's start.
+            [
+                *(str(installed.java), REGISTRY_HEAP, "-XX:TieredStopAtLevel=1", *self._tidy("registry")),
+                *("-jar", str(installed.registry_jar)),
+            ],
             {
                 "QUARKUS_HTTP_HOST": "127.0.0.1",
                 "QUARKUS_HTTP_PORT": str(self.ports.registry),
