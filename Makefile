@@ -78,7 +78,7 @@ peers: $(PEERS:%=.venv-%/.installed) ## The frameworks that make bench compares 
 
 lock: ## Resolve the dependencies anew into requirements/ (needs uv)
 	uv pip compile pyproject.toml --all-extras --group dev $(LOCK) --upgrade --output-file requirements/dev.txt
-	uv pip compile pyproject.toml --extra postgres $(LOCK) --constraint requirements/dev.txt --output-file requirements/runtime.txt
+	uv pip compile pyproject.toml --extra api --extra postgres $(LOCK) --constraint requirements/dev.txt --output-file requirements/runtime.txt
 	uv pip compile pyproject.toml --group peers $(LOCK) --upgrade --constraint requirements/dev.txt --output-file requirements/peers.txt
 	uv pip compile --group peers-quix $(LOCK) --upgrade --output-file requirements/peers-quix.txt
 

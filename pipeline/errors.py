@@ -106,6 +106,14 @@ class Invalid(RecordError):
     """The datum decodes, but does not have the event's shape."""
 
 
+class Misfit(Invalid):
+    """Some fields do not have the event's shape; `problems` names each of them with the reason."""
+
+    def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
+        super().__init__("; ".join(f"{field}: {reason}" for field, reason in problems))
+        self.problems = problems
+
+
 class Stopped(Exception):
     """Somebody asked for a clean stop while the input or the environment was waited for: no failure."""
 

@@ -11,6 +11,7 @@ from urllib.request import urlopen
 from pipeline.errors import SettingsRefused
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
 
 
@@ -35,14 +36,19 @@ def served(stage: Counts, labels: Mapping[str, str], host: str, port: int | None
     if port is None:
         yield
         return
-    # Imported here because only who asks for metrics needs it.
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric  # noqa: PLC0415
+    with _serving(collector(stage, labels), host, port):
+        yield
+
+
+def collector(stage: Counts, labels: Mapping[str, str]) -> "Collector":
+    """What gives the stage's counts to a registry of Prometheus' client whenever they are asked for."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415  # see _serving
     from prometheus_client.registry import Collector  # noqa: PLC0415
 
     names, values = list(labels), list(labels.values())
 
     class _Stage(Collector):
-        def collect(self) -> Iterator[Metric]:
+        def collect(self) -> "Iterator[Metric]":
             records = CounterMetricFamily(
                 "pipeline_records", "Records settled, by what became of them.", None, [*names, "outcome"]
             )
@@ -57,8 +63,7 @@ def served(stage: Counts, labels: Mapping[str, str], host: str, port: int | None
                 gauge.add_metric(values, value)
                 yield gauge
 
-    with _serving(_Stage(), host, port):
-        yield
+    return _Stage()
 
 
 @contextmanager
@@ -82,7 +87,7 @@ def of_members(
     from prometheus_client.registry import Collector  # noqa: PLC0415
 
     class _Members(Collector):
-        def collect(self) -> Iterator[Metric]:
+        def collect(self) -> "Iterator[Metric]":
             families: dict[str, Metric] = {}
             for number, url in sources().items():
                 for family in text_string_to_metric_families(_asked(url)):

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from pipeline.core.record import Keyed, Record
-from pipeline.errors import Invalid, Reject
+from pipeline.errors import Invalid, Misfit, Reject
 
 ORDER_RECORD = "shop.orders.OrderPlaced"
 _ISO_DATE_CHARACTERS = 10
@@ -102,8 +102,13 @@ _json = json.JSONDecoder(
 
 def from_json(text: bytes) -> OrderPlaced:
     """The order that one JSON object says, exactly; `Invalid` with field and reason otherwise (never the value)."""
+    return from_fields(fields(text))
+
+
+def fields(text: bytes) -> object:
+    """What one JSON text says, its numbers exact; `Invalid` where it is no JSON, or a name appears twice in an object."""
     try:
-        return from_fields(_json.decode(text.decode()))
+        return _json.decode(text.decode())
     except UnicodeDecodeError as error:
         raise Invalid(f"not UTF-8: byte {error.start} is 0x{text[error.start]:02x}") from None
     except RecursionError:
@@ -115,20 +120,20 @@ def from_json(text: bytes) -> OrderPlaced:
         raise Invalid(f"not valid JSON: {error}") from None
 
 
-def from_fields(fields: object) -> OrderPlaced:
-    """The order that these named values say; `Invalid` with field and reason otherwise."""
-    if not isinstance(fields, Mapping):
-        raise Invalid("not a JSON object")
+def from_fields(values: object) -> OrderPlaced:
+    """The order that these named values say; `Misfit`, an `Invalid`, with each field and reason otherwise."""
+    if not isinstance(values, Mapping):
+        raise Misfit((("order", "not a JSON object"),))
     try:
-        return OrderPlaced.model_validate(fields)
+        return OrderPlaced.model_validate(values)
     except ValidationError as error:
-        raise Invalid(describe(error)) from None
+        raise Misfit(_problems(error)) from None
 
 
-def describe(error: ValidationError) -> str:
-    """Field by field what does not fit, without the values: they may be personal."""
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'event'}: {_words(one)}"
+def _problems(error: ValidationError) -> tuple[tuple[str, str], ...]:
+    """Each field that does not fit, with the reason; without the values: they may be personal."""
+    return tuple(
+        (".".join(map(str, one["loc"])) or "event", _words(one))
         for one in error.errors(include_url=False, include_context=False)
     )
 

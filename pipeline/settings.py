@@ -72,6 +72,20 @@ def _tiers(value: str) -> str:
     return ",".join(map(short, delays))
 
 
+def _api_keys(value: SecretStr | None) -> SecretStr | None:
+    for key in value.get_secret_value().split(",") if value else ():
+        if not re.fullmatch(r"[!-~]+", key.strip()):
+            raise ValueError("not keys of printable ASCII without spaces, several separated by commas")
+    return value
+
+
+def _seconds(value: object) -> object:
+    """A number of seconds, or one with its unit: `10`, `10s`."""
+    if isinstance(value, str) and not re.fullmatch(r"[\d.]+", value.strip()):
+        return duration(value.strip()) or value
+    return _no_bool(value)
+
+
 def _crash_limit(value: int) -> int:
     if value == 1:
         raise ValueError("not 0 (no limit) nor 2 or more: after one death nobody knows yet which record it was")
@@ -201,6 +215,27 @@ class Forward(_Section):
     transaction_timeout_ms: Annotated[int, BeforeValidator(_no_bool), Field(ge=1000, le=900_000)] = 60_000
 
 
+class Api(_Section):
+    """The orders API: where it listens, who may use it, how much it takes on at once, and how long it waits."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    worker: bool = True
+    keys: Annotated[SecretStr | None, AfterValidator(_api_keys)] = None
+    publish_timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=600, allow_inf_nan=False)] = 10
+    read_timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=600, allow_inf_nan=False)] = 10
+    queue: Number = 10_000
+    requests: Number = 1_000
+    idempotency_keys: Number = 100_000
+    idempotency_ttl: Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)] = 86_400
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The keys, each of which opens the API; none: it is open."""
+        text = self.keys.get_secret_value() if self.keys else ""
+        return tuple(key.strip() for key in text.split(",") if key.strip())
+
+
 class Metrics(_Section):
     """Where a worker serves its metrics; nowhere without a port."""
 
@@ -228,6 +263,7 @@ class Settings(_Section):
     topics: Topics = Topics()
     store: Store = Store()
     forward: Forward = Forward()
+    api: Api = Api()
     metrics: Metrics = Metrics()
     local: Local = Local()
 
@@ -357,7 +393,7 @@ def _encryption(kafka: Kafka, say: Say) -> Iterator[Contradiction]:
     )
     hosts = [server.rpartition(":")[0] for server in kafka.bootstrap_servers.split(",")]
     in_clear = security.protocol == "SASL_PLAINTEXT" and security.mechanism in {"PLAIN", "OAUTHBEARER"}
-    if in_clear and not all(map(_is_loopback, hosts)):
+    if in_clear and not all(map(is_loopback, hosts)):
         over = f"{say(mechanism)} over {say(protocol)} sends the secret unencrypted to {say(servers)}"
         mend = f"set {protocol} to SASL_SSL, or {mechanism} to SCRAM-SHA-512"
         yield (servers, protocol, mechanism), f"{over}: {mend}"
@@ -372,7 +408,7 @@ def _registry(registry: Registry, say: Say) -> Iterator[Contradiction]:
     if (registry.user is None) != (registry.password is None):
         yield (user, password), f"{say(user)} and {say(password)} go together: set both or none"
     parts = urlsplit(registry.url)
-    if parts.scheme == "http" and registry.user is not None and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and registry.user is not None and not is_loopback(parts.hostname or ""):
         yield (url, user), f"{say(user)} would be sent unencrypted to {say(url)}: use an https:// URL"
     if registry.ca_location is not None:
         if parts.scheme == "http":
@@ -385,7 +421,8 @@ def _missing(name: str, path: Path, say: Say) -> Iterator[Contradiction]:
         yield (name,), f"{say(name)}: there is no such file ({path.absolute()})"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that host, or is it."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

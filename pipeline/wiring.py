@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import telemetry
 from pipeline.core.dead_letter import Worker
+from pipeline.core.failures import Failure
 from pipeline.core.ports import Listener
-from pipeline.core.record import TopicPartition
+from pipeline.core.record import Record, TopicPartition
 from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, merge_patch
 from pipeline.core.retry import RetryPolicy, first_tier, topic_name
 from pipeline.core.topic_file import Declared
@@ -47,6 +48,9 @@ from pipeline.stages.produce import Produce
 from pipeline.stages.purge import Purge
 from pipeline.stages.redrive import Redrive, ledger
 from pipeline.stages.report import ProduceReport, consume_report, rejects_file
+
+if TYPE_CHECKING:
+    from pipeline.sinks.sql import OrderStore
 
 GIVE_UP_AFTER_S = 30.0
 CONNECT_S = 10.0
@@ -146,6 +150,27 @@ def produce(
             publisher.close()
 
 
+def order_publisher(settings: Settings, stopping: Callable[[], bool]) -> tuple[IdempotentProducer, AvroWriter]:
+    """What publishes single orders, and their writer, once schema, broker and topic were found. The caller closes it.
+
+    A registry or a broker that is away is waited for without end; `Stopped` when asked to stop meanwhile.
+    """
+    topic, properties = settings.kafka.topic, config.producer(settings.kafka)
+    config.check(settings.kafka)
+    _require_orders(settings, topic)
+    wait = partial(_wait_for, stopping=stopping, give_up_after_s=None)
+    schema = wait(lambda: encoder(settings, topic))
+    wait(lambda: _require_topics(settings, topic, within_s=_RETRY_EVERY_S))
+    return IdempotentProducer(properties), schema
+
+
+def order_store(settings: Settings) -> "OrderStore":
+    """The order store of the settings, to read from. The caller closes it."""
+    from pipeline.sinks.sql import OrderStore  # noqa: PLC0415  # see _handler
+
+    return OrderStore(settings.store.url.get_secret_value())
+
+
 @contextmanager
 def consume(
     settings: Settings,
@@ -154,12 +179,14 @@ def consume(
     until_end: bool,
     stopping: Callable[[], bool],
     verbose: bool,
+    seen: Callable[[Record, Failure | None], None] | None = None,
 ) -> Iterator[Consume]:
     """The consume stage, a member of its group from here on.
 
     What is wrong in itself (handler, settings, schemas, a missing dead-letter topic) is refused; so is a schema that cannot
     read what was written, or a handler that no record fits: the whole topic would become dead letters. What is only down
     is waited for: without end, or with `until_end` for 30 s. `Stopped` when asked to stop meanwhile.
+    `seen` is told of every settled record, in place of what `verbose` prints.
     """
     kafka = settings.kafka
     properties = config.consumer(kafka)
@@ -195,7 +222,7 @@ def consume(
             jitter=random.random,
             keep_order=settings.retry.keep_order,
             crash_limit=settings.consume.crash_limit,
-            seen=consume_report(telemetry.say, verbose=verbose),
+            seen=seen or consume_report(telemetry.say, verbose=verbose),
             until=ends,
         )
 

@@ -38,6 +38,20 @@ class IdempotentProducer:
 
         Waits while the queue is full, which bounds memory: a queued record leaves by acknowledgement or time-out.
         """
+        while not self.offer(topic, key, value, headers=headers, partition=partition, on_delivery=on_delivery):
+            self._producer.poll(_FULL_QUEUE_WAIT_S)
+
+    def offer(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        on_delivery: Callable[[Delivery], None],
+    ) -> bool:
+        """As `publish`, but waits for nothing: False when the queue is full, and then the record was not taken."""
 
         def report(error: KafkaError | None, message: Message) -> None:
             on_delivery(
@@ -50,24 +64,21 @@ class IdempotentProducer:
                 )
             )
 
-        while True:
-            try:
-                self._producer.produce(
-                    topic,
-                    value,
-                    key,
-                    partition=-1 if partition is None else partition,
-                    on_delivery=report,
-                    headers=list(headers),
-                )
-            except BufferError:
-                self._producer.poll(_FULL_QUEUE_WAIT_S)
-            except KafkaException as error:
-                # Refused on the spot: too large, or an unknown partition of a known topic.
-                on_delivery(Delivery(topic, -1, -1, key, failure(error.args[0], topic)))
-                return
-            else:
-                return
+        try:
+            self._producer.produce(
+                topic,
+                value,
+                key,
+                partition=-1 if partition is None else partition,
+                on_delivery=report,
+                headers=list(headers),
+            )
+        except BufferError:
+            return False
+        except KafkaException as error:
+            # Refused on the spot: too large, or an unknown partition of a known topic.
+            on_delivery(Delivery(topic, -1, -1, key, failure(error.args[0], topic)))
+        return True
 
     def serve(self, timeout_s: float = 0) -> None:
         """Run the delivery callbacks that are due; wait up to `timeout_s` seconds for one."""

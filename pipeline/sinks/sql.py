@@ -175,6 +175,23 @@ class OrderStore:
             raise self._used_wrongly(error) from error
         self._ready = True
 
+    def get(self, order_id: str) -> OrderPlaced | None:
+        """The order of this id; None when it is not stored, or nothing is yet. `SinkUnavailable` when nobody answers."""
+        if "\0" in order_id:
+            return None  # no order has it, and PostgreSQL refuses to be asked
+        fields = [orders.c[name] for name in OrderPlaced.model_fields]
+        try:
+            with self.engine.connect() as connection:
+                if not self._ready and not inspect(connection).has_table(orders.name):
+                    return None
+                row = connection.execute(select(*fields).where(orders.c.order_id == order_id)).mappings().one_or_none()
+        except (OperationalError, InterfaceError) as error:
+            raise self._unavailable(error) from error
+        except SQLAlchemyError as error:
+            raise self._used_wrongly(error) from error
+        self._ready = True
+        return None if row is None else OrderPlaced.model_construct(**row)
+
     def _used_wrongly(self, error: SQLAlchemyError) -> HandlerFailed:
         return HandlerFailed(
             f"The store {self._where} was used wrongly: {error}. That is a bug, or a table of another shape: mend it "

@@ -178,9 +178,24 @@ def test_service_links_of_kubernetes_are_passed_over(env):
     assert load() == Settings()
 
 
+def test_times_of_the_api_are_seconds_or_carry_their_unit(env):
+    env(PIPELINE_API__PUBLISH_TIMEOUT="2.5", PIPELINE_API__READ_TIMEOUT="1m", PIPELINE_API__KEYS="one, two")
+    api = load().api
+    assert (api.publish_timeout, api.read_timeout, api.secrets) == (2.5, 60, ("one", "two"))
+    assert "one" not in repr(api)
+
+
+def test_time_of_the_api_that_is_none_and_key_that_no_header_can_carry_are_refused(env):
+    env(PIPELINE_API__PUBLISH_TIMEOUT="soon", PIPELINE_API__KEYS="with blank inside")
+    first, second = sorted(problems())
+    assert "not keys of printable ASCII" in first
+    assert "with blank" not in first
+    assert "PIPELINE_API__PUBLISH_TIMEOUT=soon" in second
+
+
 def test_port_that_is_no_service_link_is_refused(env):
     env(PIPELINE_PORT="8000")
-    assert problems() == ["PIPELINE_PORT (environment) is not a setting: did you mean PIPELINE_METRICS__PORT?"]
+    assert problems() == ["PIPELINE_PORT (environment) is not a setting: did you mean PIPELINE_API__PORT?"]
 
 
 @pytest.mark.parametrize(

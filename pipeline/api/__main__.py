@@ -1,0 +1,57 @@
+"""`python -m pipeline.api`: the orders API with its worker."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    port: Annotated[int | None, typer.Option("--port", "-p", help="Where to listen.")] = None,
+    host: Annotated[str | None, typer.Option(help="On which address; 0.0.0.0 for all.")] = None,
+    topic: Annotated[str | None, typer.Option("--topic", "-t", help="The topic of the orders.")] = None,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The consumer group of the worker.")] = None,
+    worker: Annotated[
+        bool | None, typer.Option("--worker/--no-worker", help="Whether a worker runs in this process.")
+    ] = None,
+    bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
+) -> None:
+    """Take orders over HTTP: 202 only after the broker's word. The documentation is at /docs.
+
+    Exit codes: 0 stopped · 1 failed while running · 2 refused at the start · 4 another process with the same instance
+    name took over the worker. Broker, registry and store that are absent are waited for.
+    """
+    from pipeline import settings, telemetry  # noqa: PLC0415  # --help must not load the client
+
+    with telemetry.exit_codes():
+        from pipeline.api import app as web  # noqa: PLC0415
+        from pipeline.api import server, service  # noqa: PLC0415
+
+        telemetry.start_logging()
+        configured = settings.load(
+            {
+                "api.port": port,
+                "api.host": host,
+                "api.worker": worker,
+                "kafka.topic": topic,
+                "kafka.consumer_group": group,
+                "kafka.bootstrap_servers": bootstrap_servers,
+            }
+        )
+        api = configured.api
+        with telemetry.stop_signals() as stopping:
+            holds = service.Service(configured)
+            listening = server.listen(api.host, api.port)
+            shown = f"[{api.host}]" if ":" in api.host else api.host
+            telemetry.say(f"http://{shown}:{api.port}/docs is the documentation, POST /api/orders the way in")
+            if not api.secrets and not settings.is_loopback(api.host):
+                telemetry.say(
+                    "! No PIPELINE_API__KEYS: whoever reaches this address may send orders and read dead letters."
+                )
+            server.serve(web.application(holds), holds, listening, stopping)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,140 @@
+"""The ASGI app: routes on what the process holds, inside the edges.
+
+`uvicorn --factory pipeline.api.app:create` serves it as well; `python -m pipeline.api` adds time-outs for slow clients and a
+stop that is exit 0.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from pipeline import settings
+from pipeline.api import contract, orders
+from pipeline.api.edges import Body, Envelope, Gate
+from pipeline.api.problems import Problem, busy
+from pipeline.api.service import Service
+from pipeline.errors import PipelineError, Refused, Unavailable
+
+_PAGES = Path(__file__).parent / "static"
+_log = logging.getLogger(__name__)
+
+
+def create() -> FastAPI:
+    """The app with the settings of the environment."""
+    return application(Service(settings.load()))
+
+
+def application(service: Service) -> FastAPI:
+    """The app of what this process holds, which begins and ends with it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.open()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(
+        title="Orders",
+        description=contract.DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    api = service.settings.api
+    # The last one added is the outermost.
+    app.add_middleware(Body, read_s=api.read_timeout)
+    app.add_middleware(Gate, keys=api.secrets, limit=api.requests)
+    app.add_middleware(Envelope, figures=service.figures)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(PipelineError, _ours)
+    app.include_router(orders.routes(service))
+    _add_health(app, service)
+    _add_documentation(app, locked=bool(api.secrets))
+    return app
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/healthz/live", tags=["health"], summary="Is this process worth keeping?", responses=contract.answers(503)
+    )
+    async def live() -> dict[str, str]:
+        if service.failure is not None:
+            raise busy("failed", "This process cannot go on; its log says why.")
+        return {"status": "live"}
+
+    @app.get("/healthz/ready", tags=["health"], summary="Should orders be sent here?", responses=contract.answers(503))
+    async def ready() -> dict[str, str]:
+        if why := service.unready():
+            raise busy("unready", f"Not ready: {why}.")
+        return {"status": "ready", "worker": service.worker.state if service.worker else "elsewhere"}
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(service.figures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_documentation(app: FastAPI, *, locked: bool) -> None:
+    # The vendor's files, served from here: no other host is asked, and no script stands in a page.
+    app.mount("/static/docs", StaticFiles(directory=str(files("fastapi_offline") / "static")))
+    app.mount("/static", StaticFiles(directory=_PAGES))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return FileResponse(_PAGES / "docs.html")
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            said = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            parts = said.setdefault("components", {})
+            problem = contract.ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+            parts.setdefault("schemas", {}).update(problem.pop("$defs", {}))
+            parts["schemas"]["ProblemDetails"] = problem
+            parts["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+            if locked:
+                said["security"] = [{"key": []}]
+            app.openapi_schema = said
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response(request.scope["request_id"])
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """What the framework itself answers: no such path, another method."""
+    assert isinstance(error, HTTPException)
+    name = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    problem = Problem(
+        error.status_code, name, f"{request.method} {request.url.path}: {name.replace('-', ' ')}", headers=error.headers
+    )
+    return problem.response(request.scope["request_id"])
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    """What is away is told as such; anything else of ours is told to the one who asked only where it is about the question."""
+    if isinstance(error, Unavailable):
+        _log.warning("%s", error)
+        return busy("away", "Something this needs does not answer now; try again.").response(
+            request.scope["request_id"]
+        )
+    if isinstance(error, Refused):
+        return Problem(409, "refused", str(error)).response(request.scope["request_id"])
+    raise error
