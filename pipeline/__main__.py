@@ -9,7 +9,7 @@ DOORS = {
     "schemas": "the Avro contracts: check, register, diff, list",
     "produce": "orders into the topic",
     "consume": "a worker of a group: from the topic to the store",
-    "api": "orders over HTTP, and a worker",
+    "api": "orders over HTTP, a worker, and the dashboard",
     "forward": "records into another topic, exactly once",
     "deadletters": "what was given up, and why: list, show, stats, export, redrive, purge",
     "groups": "consumer groups: list, describe, reset",

@@ -24,8 +24,9 @@ from pipeline.errors import BrokerUnavailable, SchemaRefused, Stopped, TopicRefu
 from pipeline.kafka import config
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.consumer import GroupConsumer
+from pipeline.kafka.follow import Follower
 from pipeline.kafka.producer import IdempotentProducer
-from pipeline.kafka.reader import read_all
+from pipeline.kafka.reader import read_all, read_between
 from pipeline.kafka.registry import Registry
 from pipeline.kafka.topic_log import TopicLog
 from pipeline.kafka.transactions import GroupOffsets, TransactionalProducer
@@ -37,11 +38,12 @@ from pipeline.serde.fastavro_schema import for_fastavro
 from pipeline.serde.json_values import read_patch, typed
 from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
-from pipeline.stages import schema_gate
+from pipeline.stages import provision, schema_gate, schema_report, topic_report
 from pipeline.stages.consume import Consume
 from pipeline.stages.crew import crew_for
 from pipeline.stages.forward import Forward
 from pipeline.stages.handlers import Handler, adapt, load, load_transform, refuse_misfit
+from pipeline.stages.letter_index import LetterIndex
 from pipeline.stages.letters import Ledger, LetterReader
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.produce import Produce
@@ -321,6 +323,52 @@ def letters(settings: Settings) -> Iterator[LetterReader]:
     _require_topics(settings, topic)
     with registry(settings) as writers:
         yield _letter_reader(settings, cluster(settings).end_offsets(topic), writers)
+
+
+@contextmanager
+def letter_index(settings: Settings) -> Iterator[LetterIndex]:
+    """The list of the dead-letter topic's letters, empty until it is refreshed; the topic may come later."""
+    topic = settings.kafka.dead_letter_topic
+
+    def bounds(name: str) -> dict[int, tuple[int, int]]:
+        asked = cluster(settings)
+        if asked.partitions(name) is None:
+            return {}
+        ends = asked.end_offsets(name)
+        return {each: (first, ends[each]) for each, first in asked.beginning_offsets(name).items() if each in ends}
+
+    with registry(settings) as writers:
+        yield LetterIndex(
+            topic, _letter_reader(settings, {}, writers), bounds, partial(read_between, config.consumer(settings.kafka))
+        )
+
+
+def follower(settings: Settings, back_ms: int, records_max: int) -> Follower:
+    """Follows the topic, from so many milliseconds ago on, but at most as many records of each partition back."""
+    topic, asked = settings.kafka.topic, cluster(settings)
+    _require_topics(settings, topic, within_s=_RETRY_EVERY_S)
+    sources = [TopicPartition(topic, each) for each in range(asked.partitions(topic) or 0)]
+    ends, since = asked.offsets_at(sources, "latest"), asked.offsets_at(sources, time.time_ns() // 1_000_000 - back_ms)
+    starts = {each: max(since[each] if since[each] >= 0 else end, end - records_max, 0) for each, end in ends.items()}
+    return Follower(config.consumer(settings.kafka), starts)
+
+
+def contracts(settings: Settings) -> dict[str, Any]:
+    """What is declared and what is there: the topics with their plan, the subjects with versions and differences."""
+    schemas, asked = _schemas(settings), cluster(settings)
+    declared = provision.read(
+        settings.topics.file or schema_files.directory(settings.schemas.dir) / "topics.toml", None, None
+    )
+    asked.wait_until_reachable(_RETRY_EVERY_S)
+    outcome = provision.survey(asked, declared, grow=False)
+    with registry(settings) as writers:
+        return {
+            "topics": topic_report.values(outcome)["topics"],
+            "declared": [each.name for each in declared],
+            "plan": topic_report.planned(outcome),
+            "subjects": schema_report.listing(schemas, writers, everything=False),
+            **schema_report.differences_values(schema_gate.survey(schemas, writers)),
+        }
 
 
 @contextmanager

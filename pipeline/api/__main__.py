@@ -1,4 +1,4 @@
-"""`python -m pipeline.api`: the orders API with its worker."""
+"""`python -m pipeline.api`: the orders API with its worker, and the dashboard."""
 
 from typing import Annotated
 
@@ -18,16 +18,20 @@ def main(
     ] = None,
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
 ) -> None:
-    """Take orders over HTTP: 202 only after the broker's word. The documentation is at /docs.
+    """Take orders over HTTP: 202 only after the broker's word. The dashboard is at /, the documentation at /docs.
 
     Exit codes: 0 stopped · 1 failed while running · 2 refused at the start · 4 another process with the same instance
     name took over the worker. Broker, registry and store that are absent are waited for.
     """
     from pipeline import settings, telemetry  # noqa: PLC0415  # --help must not load the client
+    from pipeline.errors import Refused  # noqa: PLC0415
 
     with telemetry.exit_codes():
-        from pipeline.api import app as web  # noqa: PLC0415
-        from pipeline.api import server, service  # noqa: PLC0415
+        try:
+            from pipeline.api import app as web  # noqa: PLC0415
+            from pipeline.api import server, service  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise Refused(f"The API needs {error.name}: pip install 'orders-pipeline[api]'.") from error
 
         telemetry.start_logging()
         configured = settings.load(
@@ -45,7 +49,9 @@ def main(
             holds = service.Service(configured)
             listening = server.listen(api.host, api.port)
             shown = f"[{api.host}]" if ":" in api.host else api.host
-            telemetry.say(f"http://{shown}:{api.port}/docs is the documentation, POST /api/orders the way in")
+            telemetry.say(
+                f"http://{shown}:{api.port}/ is the dashboard, /docs the documentation, POST /api/orders the way in"
+            )
             if not api.secrets and not settings.is_loopback(api.host):
                 telemetry.say(
                     "! No PIPELINE_API__KEYS: whoever reaches this address may send orders and read dead letters."

@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pipeline import settings
-from pipeline.api import contract, orders
+from pipeline.api import contract, dashboard, orders
 from pipeline.api.edges import Body, Envelope, Gate
 from pipeline.api.problems import Problem, busy
 from pipeline.api.service import Service
@@ -63,6 +63,7 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(PipelineError, _ours)
     app.include_router(orders.routes(service))
+    app.include_router(dashboard.routes(service))
     _add_health(app, service)
     _add_documentation(app, locked=bool(api.secrets))
     return app

@@ -73,8 +73,11 @@ class Envelope:
                     *(() if b"cache-control" in dict(message["headers"]) else [(b"cache-control", b"no-store")]),
                 ]
             elif message.get("more_body"):
-                async with asyncio.timeout(WRITE_S):
-                    await send(message)
+                try:
+                    async with asyncio.timeout(WRITE_S):
+                        await send(message)
+                except TimeoutError:
+                    raise ClientDisconnect from None
                 return
             await send(message)
 
@@ -82,7 +85,7 @@ class Envelope:
             await self._app(scope, receive, sent)
         except Problem as problem:
             await self._answer(problem, scope, receive, sent, started=bool(status))
-        except (ClientDisconnect, TimeoutError):
+        except ClientDisconnect:
             status = status or 499  # as nginx counts a client that went away
         except Exception:  # noqa: BLE001  # logged, and answered without what it says
             _log.exception("request %s failed", request_id)

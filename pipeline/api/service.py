@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from pipeline import metrics, wiring
@@ -16,10 +16,10 @@ from pipeline.api.figures import Figures
 from pipeline.api.idempotency import Keys
 from pipeline.api.problems import NOT_ACCEPTED, busy
 from pipeline.api.publishing import Publisher, Publishing
+from pipeline.api.redriving import Redriving
+from pipeline.api.watch import Watch
 from pipeline.api.worker import Worker
-from pipeline.core.failures import Failure
 from pipeline.core.ports import Encoder
-from pipeline.core.record import Record
 from pipeline.errors import PipelineError, Stopped
 from pipeline.settings import Settings
 from pipeline.sinks.sql import OrderStore
@@ -39,15 +39,15 @@ class Service:
         self.figures = Figures()
         self.keys = Keys(settings.api.idempotency_keys, settings.api.idempotency_ttl, time.monotonic)
         self.store: OrderStore = wiring.order_store(settings)
-        self.worker = Worker(settings, self._joined, self.settled) if settings.api.worker else None
         self.stopping = threading.Event()
+        self.watch = Watch(settings, self._failures)
+        self.worker = Worker(settings, self._joined, self.watch.settled) if settings.api.worker else None
+        self.redriving = Redriving(settings, self.stopping.is_set)
+        self._stage: Consume | None = None
         self._connect = connect
         self._publishing: Publishing | None = None
         self._refusal: BaseException | None = None
         self._finding: asyncio.Task[None] | None = None
-
-    def settled(self, record: Record, failure: Failure | None) -> None:
-        """The worker of this process settled a record."""
 
     @property
     def failure(self) -> BaseException | None:
@@ -80,6 +80,7 @@ class Service:
         self._finding = asyncio.create_task(self._find())
         if self.worker is not None:
             self.worker.start()
+        self.watch.start()
 
     async def close(self) -> None:
         """End, in this order: the worker drains and commits, the last orders get their word, everything is let go."""
@@ -90,6 +91,7 @@ class Service:
             await self._finding
         if self._publishing is not None:
             await self._publishing.close()
+        await asyncio.to_thread(self.watch.stop)
         self.store.close()
 
     async def _find(self) -> None:
@@ -108,7 +110,10 @@ class Service:
         self._publishing = Publishing(publisher, self.settings.kafka.topic, encoder, self.settings.api.queue)
         self.figures.watch_pending(lambda: self._publishing.pending if self._publishing else 0)
 
+    def _failures(self) -> Mapping[str, int] | None:
+        return None if self._stage is None else self._stage.failures_by_kind()
+
     def _joined(self, stage: Consume) -> None:
-        kafka = self.settings.kafka
+        self._stage, kafka = stage, self.settings.kafka
         with suppress(ValueError):  # it is there already
             self.figures.add(metrics.collector(stage, {"topic": kafka.topic, "group": kafka.consumer_group}))

@@ -16,7 +16,7 @@ from pipeline.kafka.log import librdkafka_logger
 _log = logging.getLogger(__name__)
 _SILENCE_S_MAX = 30.0
 _BATCH = 1000
-_OURS = {
+READER = {
     "group.id": "orders-pipeline-reader",  # the client asks for one; nothing is joined or committed in it
     "enable.auto.commit": False,
     "enable.partition.eof": True,
@@ -38,7 +38,7 @@ def read_between(properties: Mapping[str, Any], wanted: Mapping[TopicPartition, 
     if not wanted:
         return
     open_ends = {where: end for where, (_, end) in wanted.items()}
-    consumer = Consumer({**_without_membership(properties), **_OURS}, logger=librdkafka_logger())
+    consumer = Consumer({**without_membership(properties), **READER}, logger=librdkafka_logger())
     try:
         _know_the_leaders(consumer, {where.topic for where in wanted})
         consumer.assign([ClientPartition(*where, start) for where, (start, _) in wanted.items()])
@@ -65,7 +65,7 @@ def read_between(properties: Mapping[str, Any], wanted: Mapping[TopicPartition, 
         consumer.close()
 
 
-def _without_membership(properties: Mapping[str, Any]) -> dict[str, Any]:
+def without_membership(properties: Mapping[str, Any]) -> dict[str, Any]:
     """A reader that joins nothing must not claim the instance name of a member."""
     return {name: value for name, value in properties.items() if name != "group.instance.id"}
 

@@ -17,7 +17,7 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from tests.integration.conftest import ROOT, Pipe, wait_until
-from tests.integration.web import CAMEL, Web, running
+from tests.integration.web import CAMEL, Web, free_port, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("api")]
 MEDIA = "application/problem+json"
@@ -259,6 +259,45 @@ def test_api_begins_without_topic_and_schema_and_refuses_for_good_what_is_not_re
     web.http.close()
     assert ended.code == 2, ended.stderr
     assert "make register-schemas" in ended.stderr
+
+
+def test_api_without_broker_and_registry_is_live_says_that_it_is_not_ready_and_ends_with_exit_0(
+    bare_pipe: Pipe,
+) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    bare_pipe.env |= {"PIPELINE_KAFKA__BOOTSTRAP_SERVERS": nobody, "PIPELINE_REGISTRY__URL": f"http://{nobody}"}
+    web = Web(bare_pipe)
+    wait_until(lambda: web.status("/healthz/live") == 200, "the API is live")
+    problem(web.http.get("/healthz/ready"), 503, "unready")
+    refused = web.send()
+    assert problem(refused, 503, "not-ready")["outcome"] == "not_accepted"
+    assert refused.headers["retry-after"] == "1"
+    problem(web.http.get("/api/orders/A-1"), 404, "no-order")
+    problem(web.http.get("/dashboard/letters"), 503, "away")
+    web.http.close()
+    ended = web.process.end()
+    assert ended.code == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_uvicorn_itself_serves_the_same_app(pipe: Pipe) -> None:
+    pipe.env["PIPELINE_API__WORKER"] = "false"
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--factory", "pipeline.api.app:create", "--port", str(port)]
+    with subprocess.Popen(command, env=pipe.env, cwd=pipe.home, stderr=subprocess.DEVNULL) as server:
+        try:
+            url = f"http://127.0.0.1:{port}/api/orders"
+
+            def accepted() -> bool:
+                try:
+                    return httpx.post(url, json=CAMEL).status_code == 202
+                except httpx.TransportError:
+                    return False
+
+            wait_until(accepted, "an order is accepted")
+        finally:
+            server.terminate()
+    assert keys(pipe) == ["A-1"]
 
 
 def test_port_that_is_taken_is_refused(pipe: Pipe) -> None:

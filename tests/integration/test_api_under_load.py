@@ -1,5 +1,6 @@
 """The API while orders stream in and something goes wrong: each answer is held against the topic, record by record."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -80,6 +81,26 @@ def hold_against_the_topic(load: Load, pipe: Pipe) -> None:
     assert set(found.values()) <= {1}, "nothing is there twice"
     assert load.ids("accepted") <= set(found), "what was acknowledged is there"
     assert set(found) <= load.ids("accepted") | maybe, "what was refused is not"
+
+
+def test_burst_beyond_what_may_be_in_hand_is_refused_and_each_answer_is_true(pipe: Pipe) -> None:
+    pipe.env["PIPELINE_API__REQUESTS"] = "20"
+
+    async def burst(url: str) -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(timeout=60, limits=limits) as http:
+            each = [http.post(url, json=CAMEL | {"orderId": f"P-{n}"}) for n in range(400)]
+            return await asyncio.gather(*each)
+
+    with running(pipe, "--no-worker") as web:
+        answers = asyncio.run(burst(f"{web.url}/api/orders"))
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) == {202, 503}, statuses
+    for answer in answers:
+        if answer.status_code == 503:
+            assert (answer.json()["outcome"], answer.headers["retry-after"]) == ("not_accepted", "1")
+    found = {(record.key or b"").decode() for record in pipe.records(pipe.topic)}
+    assert found == {f"P-{n}" for n, answer in enumerate(answers) if answer.status_code == 202}
 
 
 def terminate_under_load(pipe: Pipe, times: int) -> None:

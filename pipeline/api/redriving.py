@@ -1,0 +1,59 @@
+"""A redrive from the page: planned and shown first, then done for exactly as many letters as were shown."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from pipeline import wiring
+from pipeline.core.redrive import Selection
+from pipeline.errors import Refused
+from pipeline.settings import Settings
+from pipeline.stages.redrive import Redrive
+
+ROWS_MAX = 20
+
+
+class Redriving:
+    """One redrive of the dead-letter topic at a time in this process; another process that begins one takes over."""
+
+    def __init__(self, settings: Settings, stopping: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._one = threading.Lock()
+        self._stage: Redrive | None = None
+
+    def preview(self, selection: Selection) -> dict[str, Any]:
+        """What would become of the selection's letters, counted, and of the first ones by name. Nothing is written."""
+        outcomes: Counter[str] = Counter()
+        rows: list[dict[str, Any]] = []
+        with wiring.redrive(self._settings) as stage:
+            for letter, outcome, why in stage.preview(stage.plan(selection)):
+                outcomes[outcome] += 1
+                if len(rows) < ROWS_MAX:
+                    rows.append({"id": str(letter.id), "key": letter.key, "outcome": outcome, "why": why})
+        return {"selected": outcomes.total(), "outcomes": dict(outcomes.most_common()), "rows": rows}
+
+    def run(self, selection: Selection, expected: int) -> dict[str, Any]:
+        """Redrive the selection; returns when it is done or the process ends, and what was done is done for good.
+
+        Raises `Refused` when another one runs, or when other than `expected` letters are meant by now.
+        """
+        if not self._one.acquire(blocking=False):
+            raise Refused("Another redrive runs. Nothing was redriven.")
+        try:
+            with wiring.redrive(self._settings) as self._stage:
+                plan = self._stage.plan(selection)
+                if len(plan.chosen) != expected:
+                    raise Refused(
+                        f"By now {len(plan.chosen)} letters are meant, not {expected}. Nothing was redriven; look again."
+                    )
+                return self._stage.run(plan, self._stopping, lambda: None).summary()
+        finally:
+            self._stage = None
+            self._one.release()
+
+    def progress(self) -> str | None:
+        """How far it is, in words; None when none runs."""
+        stage = self._stage
+        return None if stage is None else stage.counts()[1]

@@ -1,0 +1,61 @@
+"""`python -m tests.integration.screenshots`: pictures of the dashboard for the docs, from a stack of its own."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from pipeline.local.stack import ephemeral_stack
+from tests.conftest import install
+from tests.integration.browser import chromium
+from tests.integration.conftest import ORDERS_FILE, ROOT, Pipe, wait_until
+from tests.integration.web import running
+
+IMAGES = ROOT / "docs/images"
+VIEWS = {"live": "#live", "letters": "#letters", "contracts": "#contracts"}
+DESKTOP, PHONE = {"width": 1240, "height": 900}, {"width": 390, "height": 844}
+
+
+def take() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    with ephemeral_stack(install()) as stack, tempfile.TemporaryDirectory() as home:
+        pipe = Pipe(stack.bootstrap_servers, stack.registry_url, Path(home), topic="orders.v1")
+        pipe.env |= {"PIPELINE_KAFKA__CONSUMER_GROUP": "orders-workers", "PIPELINE_SCHEMAS__DIR": str(ROOT / "schemas")}
+        assert pipe.run("topics", "apply").code == 0
+        assert pipe.run("schemas", "register").code == 0
+        try:
+            with running(pipe) as web, chromium() as browser:
+                pipe.run("produce", "--input", str(ORDERS_FILE), "--rejects", "rejects.ndjson")
+                pipe.start("produce", "--generate", "20000", "--rate", "120")
+                look = browser.new_page(viewport=DESKTOP)
+                look.goto(web.url)
+                wait_until(lambda: len(look.evaluate("window.performance.getEntries()")) > 0, "the page")
+                look.wait_for_timeout(45_000)
+                look.close()
+                for scheme in ("light", "dark"):
+                    for view, anchor in VIEWS.items():
+                        page = browser.new_page(viewport=DESKTOP, color_scheme=scheme)
+                        shoot(page, web.url, anchor, f"dashboard-{view}-{scheme}.png")
+                for view, anchor in VIEWS.items():
+                    page = browser.new_page(viewport=PHONE, device_scale_factor=1.5)
+                    shoot(page, web.url, anchor, f"dashboard-{view}-phone.png")
+                page = browser.new_page(viewport=DESKTOP)
+                page.goto(f"{web.url}/#letters")
+                page.get_by_role("button", name="Letter").first.click()
+                page.get_by_role("heading", name="History").wait_for()
+                page.screenshot(path=IMAGES / "dashboard-letter-light.png")
+        finally:
+            pipe.stop_all()
+
+
+def shoot(page: Page, url: str, anchor: str, name: str) -> None:
+    page.goto(f"{url}/{anchor}")
+    page.wait_for_timeout(4000)
+    page.screenshot(path=IMAGES / name)
+    page.close()
+
+
+if __name__ == "__main__":
+    assert shutil.which("chromium")
+    take()
