@@ -10,8 +10,9 @@ from fastavro.validation import ValidationError, validate
 from pipeline.core.failures import ERROR_CHARACTERS_MAX
 from pipeline.errors import Invalid, Undecodable
 from pipeline.serde import schema_files, wire
+from pipeline.serde.compiled_reader import Read, compile_read, compile_scan
+from pipeline.serde.compiled_writer import compile_write
 from pipeline.serde.fastavro_schema import for_fastavro
-from pipeline.serde.prescan import Scan, compile_scan
 
 Datum = dict[str, Any]
 
@@ -22,10 +23,17 @@ class AvroWriter:
     def __init__(self, schema: Mapping[str, Any], schema_id: int) -> None:
         self._schema: Any = for_fastavro(dict(schema))
         self._header = wire.header(schema_id)
+        self._write = compile_write(dict(schema), self._header) or self._write_any
         self.schema_id = schema_id
 
     def encode(self, datum: Mapping[str, Any]) -> bytes:
         """The framed bytes; `Invalid` when the datum does not fit the schema: no number is rounded, no field left out."""
+        try:
+            return self._write(datum)
+        except Exception:  # noqa: BLE001  # says only that the datum is none of the usual ones
+            return self._write_any(datum)
+
+    def _write_any(self, datum: Mapping[str, Any]) -> bytes:
         out = BytesIO()
         out.write(self._header)
         try:
@@ -50,30 +58,30 @@ class AvroReader:
     def __init__(self, reader_schema: Mapping[str, Any], schema_by_id: Callable[[int], str]) -> None:
         self._reader: Any = for_fastavro(dict(reader_schema))
         self._schema_by_id = schema_by_id
-        self._resolutions: dict[int, tuple[Scan, Any, Any]] = {}
+        # By the frame as it stands there: its number is told only where it is not known yet.
+        self._reads: dict[bytes, Read] = {}
         self._refusals: dict[int, str] = {}
 
     def decode(self, value: bytes | None) -> Datum:
         """The datum; `Undecodable` when the bytes are not exactly one datum of the schema that they name."""
-        schema_id = wire.schema_id_of(value)
-        scan, writer, reader = self._resolutions.get(schema_id) or self._resolution(schema_id)
-        assert value is not None
-        scan(value, wire.HEADER_BYTES)
-        source = BytesIO(value)
-        source.seek(wire.HEADER_BYTES)
+        framed = value is not None and len(value) > wire.HEADER_BYTES
+        read = (self._reads.get(value[: wire.HEADER_BYTES]) if framed else None) or self._read_for(value)  # type: ignore[index]
         try:
-            datum = fastavro.schemaless_reader(source, writer, reader)
+            return read(value, wire.HEADER_BYTES)  # type: ignore[no-any-return, arg-type]  # a record schema, see _resolved
+        except Undecodable:
+            raise
         except Exception as error:
             # What has the right shape may still be no text, time or number: ValueError, OverflowError, ...
+            schema_id = wire.schema_id_of(value)
             raise Undecodable(f"The bytes are no datum of schema {schema_id}: {_words(error)}") from error
-        return datum  # type: ignore[return-value]  # a record schema, checked in _resolution
 
-    def _resolution(self, schema_id: int) -> tuple[Scan, Any, Any]:
-        """The scan of an id's schema, that schema, and ours where they differ: equal ones need no resolution."""
+    def _read_for(self, value: bytes | None) -> Read:
+        """What reads data of the schema that is named there."""
+        schema_id = wire.schema_id_of(value)
         if schema_id not in self._refusals:
             text = self._schema_by_id(schema_id)
             try:
-                found = self._resolutions[schema_id] = self._resolved(schema_id, text)
+                found = self._reads[wire.header(schema_id)] = self._resolved(schema_id, text)
             except Undecodable as error:
                 # Kept, because it may take seconds to find out, and the next record names the same schema.
                 self._refusals[schema_id] = str(error)[:ERROR_CHARACTERS_MAX]
@@ -81,7 +89,8 @@ class AvroReader:
                 return found
         raise Undecodable(self._refusals[schema_id])
 
-    def _resolved(self, schema_id: int, text: str) -> tuple[Scan, Any, Any]:
+    def _resolved(self, schema_id: int, text: str) -> Read:
+        """Equal schemas need no resolution, and so no fastavro."""
         if len(text) > schema_files.MAX_BYTES:
             # No schema file is so large; one of 6 MB takes half a minute and 4 GB to get ready for.
             raise Undecodable(f"Schema {schema_id} has {len(text)} characters, more than {schema_files.MAX_BYTES}.")
@@ -95,11 +104,23 @@ class AvroReader:
             name = writer.get("name", text) if isinstance(writer, dict) else text
             raise Undecodable(f"Schema {schema_id} is {name}, not {self._reader['name']}.")
         try:
-            scan = compile_scan(schema)
+            return compile_read(schema) if writer == self._reader else _resolving(schema, writer, self._reader)
         except Exception as error:
             # What is sound may still be too much for Python's compiler: RecursionError, MemoryError.
             raise _unreadable(schema_id, error) from error
-        return scan, writer, None if writer == self._reader else self._reader
+
+
+def _resolving(schema: Any, writer: Any, reader: Any) -> Read:
+    """Read what one schema wrote as another one sees it."""
+    scan = compile_scan(schema)
+
+    def read(value: bytes, start: int) -> Any:
+        scan(value, start)
+        source = BytesIO(value)
+        source.seek(start)
+        return fastavro.schemaless_reader(source, writer, reader)
+
+    return read
 
 
 def _unreadable(schema_id: int, error: Exception) -> Undecodable:

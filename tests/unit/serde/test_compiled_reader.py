@@ -1,16 +1,18 @@
 """Bytes that fastavro takes or dies of, refused before it sees them; and every good datum let through."""
 
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from io import BytesIO
 from typing import Any
 
 import fastavro
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Undecodable
+from pipeline.serde.compiled_reader import compile_read, compile_scan
 from pipeline.serde.fastavro_schema import for_fastavro
-from pipeline.serde.prescan import compile_scan
 
 
 def record(**fields: Any) -> dict[str, Any]:
@@ -50,7 +52,25 @@ data = st.fixed_dictionaries(
         "named": st.dictionaries(st.text(max_size=4), st.lists(st.text(max_size=3), max_size=3), max_size=4),
     }
 )
-PARSED, SCAN = for_fastavro(EVERYTHING), compile_scan(EVERYTHING)
+PARSED, SCAN, READ = for_fastavro(EVERYTHING), compile_scan(EVERYTHING), compile_read(EVERYTHING)
+MOMENTS = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))])).filter(
+    lambda at: 1 < at.year < 9999
+)
+LOGICAL = record(
+    money={"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 2},
+    fixed_money={"type": "fixed", "name": "M", "size": 9, "logicalType": "decimal", "precision": 18, "scale": 2},
+    whole={"type": "bytes", "logicalType": "decimal", "precision": 30},
+    millis={"type": "long", "logicalType": "timestamp-millis"},
+    micros={"type": "long", "logicalType": "timestamp-micros"},
+    local={"type": "long", "logicalType": "local-timestamp-millis"},
+    day={"type": "int", "logicalType": "date"},
+    hour={"type": "int", "logicalType": "time-millis"},
+    fine={"type": "long", "logicalType": "time-micros"},
+    nanos={"type": "long", "logicalType": "timestamp-nanos"},
+    id={"type": "string", "logicalType": "uuid"},
+)
+MILLIS = record(at={"type": "long", "logicalType": "timestamp-millis"})
+READ_MILLIS = compile_read(MILLIS)
 
 
 def written(datum: Any, schema: Any = None) -> bytes:
@@ -62,6 +82,50 @@ def written(datum: Any, schema: Any = None) -> bytes:
 @given(datum=data)
 def test_whatever_fastavro_writes_passes(datum: dict[str, Any]) -> None:
     SCAN(b"frame" + written(datum), 5)
+
+
+@given(datum=data)
+def test_what_is_read_is_what_fastavro_reads(datum: dict[str, Any]) -> None:
+    value = written(datum)
+    assert READ(b"frame" + value, 5) == fastavro.schemaless_reader(BytesIO(value), PARSED, None)
+
+
+@given(
+    datum=st.fixed_dictionaries(
+        {
+            "money": st.integers(-(10**18) + 1, 10**18 - 1).map(lambda pence: Decimal(pence).scaleb(-2)),
+            "fixed_money": st.integers(-(10**18) + 1, 10**18 - 1).map(lambda pence: Decimal(pence).scaleb(-2)),
+            "whole": st.integers(-(10**30) + 1, 10**30 - 1).map(Decimal),
+            "millis": MOMENTS,
+            "micros": MOMENTS,
+            "local": st.integers(-(10**13), 10**13),
+            "day": st.dates(),
+            "hour": st.times(),
+            "fine": st.times(),
+            "nanos": st.integers(-(2**63), 2**63 - 1),
+            "id": st.uuids(),
+        }
+    )
+)
+def test_numbers_and_times_are_read_as_fastavro_reads_them(datum: dict[str, Any]) -> None:
+    parsed = for_fastavro(LOGICAL)
+    value = written(datum, parsed)
+    found = compile_read(LOGICAL)(value, 0)
+    told = fastavro.schemaless_reader(BytesIO(value), parsed, None)
+    assert found == told
+    assert list(map(repr, found.values())) == list(map(repr, told.values())), "also their exponents and zones"
+
+
+@given(millis=st.integers(-62_135_596_800_000, 253_402_300_799_999) | st.integers(0, 2**42 + 10**6))
+@settings(max_examples=2000)
+def test_every_millisecond_of_the_years_1_to_9999_is_that_millisecond(millis: int) -> None:
+    value = written({"at": millis}, for_fastavro(MILLIS))
+    assert READ_MILLIS(value, 0)["at"] == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=millis)
+
+
+def test_time_beyond_the_year_9999_raises() -> None:
+    with pytest.raises(OverflowError):
+        READ_MILLIS(written({"at": 253_402_300_800_000}, for_fastavro(MILLIS)), 0)
 
 
 @given(datum=data, cut=st.integers(1, 400), more=st.binary(min_size=1, max_size=5))
@@ -101,6 +165,31 @@ def test_flipped_byte_is_refused_or_reads_and_nothing_else(datum: dict[str, Any]
     except UnicodeDecodeError:
         return
     assert source.tell() == len(value)
+
+
+@given(
+    value=st.binary(max_size=300) | data.map(written),
+    at=st.integers(0, 400),
+    byte=st.integers(0, 255),
+)
+@settings(max_examples=1000)
+def test_reading_refuses_what_the_scan_refuses_and_gives_what_fastavro_gives(value: bytes, at: int, byte: int) -> None:
+    bent = bytearray(value or b"?")
+    bent[at % len(bent)] = byte
+    value = bytes(bent)
+    try:
+        SCAN(value, 0)
+    except Undecodable:
+        with pytest.raises((Undecodable, UnicodeDecodeError)):
+            READ(value, 0)
+        return
+    try:
+        told = fastavro.schemaless_reader(BytesIO(value), PARSED, None)
+    except UnicodeDecodeError:
+        with pytest.raises(UnicodeDecodeError):
+            READ(value, 0)
+        return
+    assert repr(READ(value, 0)) == repr(told)
 
 
 VARINT_11 = b"\x80" * 10 + b"\x01"
@@ -149,6 +238,8 @@ FIXED_DECIMAL = {"type": "fixed", "name": "D", "size": 3} | {"logicalType": "dec
 def test_bytes_that_lie_about_themselves_are_refused(schema: Any, value: bytes, says: str) -> None:
     with pytest.raises(Undecodable, match=says):
         compile_scan(schema)(value, 0)
+    with pytest.raises(Undecodable):
+        compile_read(schema)(value, 0)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +255,12 @@ def test_bytes_that_lie_about_themselves_are_refused(schema: Any, value: bytes, 
 )
 def test_decimal_of_as_many_digits_as_its_schema_has_passes(kind: Any, value: bytes) -> None:
     compile_scan(record(a=kind))(value, 0)
+    compile_read(record(a=kind))(value, 0)
 
 
 def test_block_with_its_size_is_read_as_avro_says() -> None:
     compile_scan(ARRAY)(b"\x03\x04\x02\x04\x00", 0)
+    assert compile_read(ARRAY)(b"\x03\x04\x02\x04\x00", 0) == {"a": [1, 2]}
 
 
 @pytest.mark.parametrize(("kind", "inner", "key"), [("array", "items", b""), ("map", "values", b"\x00")])
@@ -183,6 +276,9 @@ def test_types_nested_as_deep_as_a_schema_may_be_are_walked(kind: str, inner: st
     scan(value, 0)
     with pytest.raises(Undecodable):
         scan(value[:-1], 0)
+    assert compile_read(record(a=deep))(value, 0) == fastavro.schemaless_reader(
+        BytesIO(value), for_fastavro(record(a=deep)), None
+    )
 
 
 def test_type_used_in_many_places_is_compiled_once() -> None:
@@ -196,3 +292,4 @@ def test_type_used_in_many_places_is_compiled_once() -> None:
         }
     scan = compile_scan(schema)
     scan(b"\x02" + b"\x00" * 40, 0)
+    compile_read(schema)
