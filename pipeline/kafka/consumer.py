@@ -79,16 +79,24 @@ class GroupConsumer:
         if first is None:
             return []
         messages = [first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first]
-        return [record for record in map(self._record, messages) if record is not None]
+        records: list[Record] = []
+        noted = 0
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(to_record(message))
+            else:
+                # An end's offset may lie behind the last record's: it is noted after it.
+                self._note_positions(records[noted:])
+                noted = len(records)
+                self._event(error, message)
+        self._note_positions(records[noted:])
+        return records
 
-    def _record(self, message: Message) -> Record | None:
-        error = message.error()
-        if error is not None:
-            self._event(error, message)
-            return None
-        record = to_record(message)
-        self._positions[record.source] = record.offset + 1
-        return record
+    def _note_positions(self, records: Sequence[Record]) -> None:
+        """Of these, the last one of each partition says where it goes on."""
+        last = {(record[0], record[1]): record[2] for record in records}
+        self._positions |= {TopicPartition(*place): offset + 1 for place, offset in last.items()}
 
     def _event(self, error: KafkaError, message: Message) -> None:
         code = error.code()

@@ -150,17 +150,12 @@ class TransactionalProducer:
         one; so does the year 1970's first millisecond, which means that to the client.
         """
         report = self._report if on_offset is None else partial(self._report_offset, on_offset)
+        more: dict[str, Any] = {"headers": list(headers)} if headers else {}
+        if partition is not None:
+            more["partition"] = partition
         while True:
             try:
-                self._producer.produce(
-                    topic,
-                    value,
-                    key,
-                    partition=-1 if partition is None else partition,
-                    on_delivery=report,
-                    timestamp=timestamp_ms or 0,
-                    headers=list(headers),
-                )
+                self._producer.produce(topic, value, key, on_delivery=report, timestamp=timestamp_ms or 0, **more)
             except BufferError:
                 self._serve(_FULL_QUEUE_WAIT_S)
             except KafkaException as error:

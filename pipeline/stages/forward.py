@@ -12,6 +12,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
 from pipeline.core.dead_letter import Letter, Worker
@@ -30,11 +32,12 @@ from pipeline.errors import (
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.partitions import Partitions, Stream
 
-POLL_RECORDS_MAX = 500
+POLL_RECORDS_MAX = 2_000
 IDLE_POLL_S = 0.1
 # A heartbeat (3 s) in which a consumer that was fenced hears of it.
 FENCED_PAUSE_S = 4.0
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_PLACE = itemgetter(0, 1)
 _log = logging.getLogger(__name__)
 
 
@@ -128,10 +131,11 @@ class Forward:
         self._topics = topics
         self._output = output
         self._dead_letters = dead_letters
-        self._decoder = decoder
+        self._decode = decoder.decode
         self._event = event
         self._transform = transform
         self._encoder = encoder
+        self._encodes: dict[str, Callable[[Mapping[str, Any]], bytes]] = {}
         self._envelope = envelope
         self._worker = worker
         self._policy = policy
@@ -184,11 +188,11 @@ class Forward:
         return self.totals
 
     def _turn(self) -> None:
-        records = self._source.poll(POLL_RECORDS_MAX, self._patience())
+        left = self._batch - self._in_transaction.consumed
+        records = self._source.poll(max(1, min(left, POLL_RECORDS_MAX)), self._patience())
         if records and self._started_at is None:
             self._started_at = self._clock()
-        for record in records:
-            self._accept(record)
+        self._accept(records)
         self._attempt(self._open)
         if self._clock() >= self._not_before:
             self._attempt(self._work)
@@ -201,13 +205,6 @@ class Forward:
             self._moved |= {stream.where for stream in self._partitions.open.values()}
         if self._is_due():
             self._attempt(self._end_transaction)
-
-    def _pass_markers(self) -> None:
-        """Markers of transactions take offsets too: without this, lag would never be zero."""
-        for where, position in (self._source.positions() or {}).items():
-            stream = self._partitions.open.get(where)
-            if stream is not None and not stream.waiting and self._partitions.reached({where: position}, self._until):
-                self._moved.add(where)
 
     def _attempt(self, step: Callable[[], None]) -> None:
         """Do it; where that fails in a way that passes, abort and read again from what was committed."""
@@ -261,51 +258,61 @@ class Forward:
 
     # --- records
 
-    def _accept(self, record: Record) -> None:
-        stream = self._partitions.open.get((record.topic, record.partition))
-        if stream is None:
-            return
-        if self._until is not None and record.offset >= self._until.get(stream.where, 0):
-            self._hold(stream, "the end")
-            return
-        stream.waiting.append(record)
+    def _accept(self, records: Sequence[Record]) -> None:
+        """Line them up, partition by partition; what is not ours, or lies beyond the end, is passed over."""
+        for place, run in groupby(records, _PLACE):
+            stream = self._partitions.open.get(place)
+            if stream is None:
+                continue
+            stream.waiting.extend(run)
+            if self._until is not None and stream.waiting[-1].offset >= (end := self._until.get(stream.where, 0)):
+                while stream.waiting and stream.waiting[-1].offset >= end:
+                    stream.waiting.pop()
+                self._hold(stream, "the end")
 
     def _work(self) -> None:
         """Forward what waits and is due; each partition in its order."""
         for stream in list(self._partitions.open.values()):
-            while stream.waiting:
-                record = stream.waiting[0]
-                its = journey(record) if stream.tier else None
-                if not self._due(stream, its):
-                    self._hold(stream, "not due")
+            waiting = stream.waiting
+            done, reached = 0, 0
+            while waiting:
+                read = waiting[0]
+                # Of the source nothing waits, unless it failed: for most records the clock is not asked.
+                if (stream.tier or stream.due is not None) and not self._due(stream, read):
                     break
-                self._forward(stream, record, its)
+                self._forward(stream, read)
                 if stream.due is not None:
-                    self._hold(stream, "not due")
                     break
-                stream.waiting.popleft()
-                stream.progress.reached(record.offset + 1)
+                waiting.popleft()
+                done, reached = done + 1, read.offset + 1
+            if done:
+                stream.progress.reached(reached)
                 self._moved.add(stream.where)
-                self._in_transaction.consumed += 1
-            if not stream.waiting:
+                self._in_transaction.consumed += done
+            if waiting:
+                self._hold(stream, "not due")
+            else:
                 self._free(stream, "not due")
 
-    def _due(self, stream: Stream, its: Journey | None) -> bool:
+    def _due(self, stream: Stream, read: Record) -> bool:
         now = self._clock()
-        if stream.due is None and its is not None and (stream.where, stream.waiting[0].offset) not in self._tries:
+        if stream.due is None and stream.tier and (stream.where, read.offset) not in self._tries:
             # By the wall clocks of two machines, but never longer than the tier's own delay.
-            left = max(0.0, (its.due_ms - self._now_ms()) / 1000)
+            left = max(0.0, (journey(read).due_ms - self._now_ms()) / 1000)
             stream.due = now + min(left, self._policy.tiers[stream.tier - 1])
         if stream.due is not None and stream.due > now:
             return False
         stream.due = None
         return True
 
-    def _forward(self, stream: Stream, read: Record, its: Journey | None) -> None:
+    def _forward(self, stream: Stream, read: Record) -> None:
         """Into the transaction: outputs, a letter, or the record itself for a retry topic. `stream.due` set: try it again."""
-        record = original(read, its) if its is not None else read
-        tier = stream.shard.fence.tier_after(stream.tier, record.key)
-        if tier is not None:
+        record, its = read, None
+        if stream.tier:
+            its = journey(read)
+            record = original(read, its)
+        fence = stream.shard.fence
+        if fence and (tier := fence.tier_after(stream.tier, record.key)) is not None:
             self._park(stream, read, record, its, tier, None)
             return
         try:
@@ -313,24 +320,27 @@ class Forward:
         except Exception as error:  # noqa: BLE001  # its class decides
             self._failed(stream, read, record, its, error)
             return
-        self._begin()
-        assert self._producer is not None
+        publish = self._begun().publish
         self._pause_at("publish")
         for topic, key, value in outputs:
-            self._producer.publish(topic, key, value, headers=record.headers, timestamp_ms=record.timestamp_ms)
+            publish(topic, key, value, headers=record.headers, timestamp_ms=record.timestamp_ms)
         self._in_transaction.forwarded += len(outputs)
         self._settled(stream, read)
 
     def _outputs(self, record: Record) -> list[tuple[str, bytes, bytes]]:
-        given = self._transform(self._event(self._decoder.decode(record.value)), record)
+        given = self._transform(self._event(self._decode(record.value)), record)
         if given is None:
             return []
-        every = [given] if isinstance(given, Keyed) else given
-        return [
-            (topic, it.key.encode() if isinstance(it.key, str) else it.key, self._encoder(topic).encode(it.value))
-            for it in every
-            for topic in (it.topic or self._output,)
-        ]
+        outputs = []
+        for key, value, topic in (given,) if isinstance(given, Keyed) else given:
+            to = topic or self._output
+            encode = self._encodes.get(to) or self._encode_for(to)
+            outputs.append((to, key.encode() if isinstance(key, str) else key, encode(value)))
+        return outputs
+
+    def _encode_for(self, topic: str) -> Callable[[Mapping[str, Any]], bytes]:
+        encode = self._encodes[topic] = self._encoder(topic).encode
+        return encode
 
     def _failed(self, stream: Stream, read: Record, record: Record, its: Journey | None, error: Exception) -> None:
         failure = classify(error)
@@ -362,8 +372,6 @@ class Forward:
             self._park(stream, read, record, its, decision.tier, failure)
 
     def _give_up(self, stream: Stream, read: Record, record: Record, its: Journey | None, failure: Failure) -> None:
-        self._begin()
-        assert self._producer is not None
         attempts = self._tries.get((stream.where, read.offset), 0) + (its.attempts if its else 0) + 1
         first = its.first_failed_ms if its else None
         letter = Letter(
@@ -374,7 +382,7 @@ class Forward:
             schema_id_or_none(record.value),
             first,
         )
-        self._producer.publish(
+        self._begun().publish(
             self._dead_letters,
             record.key,
             self._envelope.encode(letter.envelope()),
@@ -387,8 +395,7 @@ class Forward:
     def _park(
         self, stream: Stream, read: Record, record: Record, its: Journey | None, tier: int, failure: Failure | None
     ) -> None:
-        self._begin()
-        assert self._producer is not None
+        producer = self._begun()
         it = its or Journey(record.topic, record.partition, record.offset, record.timestamp_ms)
         now_ms = self._now_ms()
         due_ms = now_ms + int(self._policy.tiers[tier - 1] * 1000) if failure is not None else now_ms
@@ -407,7 +414,7 @@ class Forward:
             if self._keep_order:
                 fence.park(tier, offset, record.key)
 
-        self._producer.publish(
+        producer.publish(
             self._topics[tier],
             record.key,
             record.value,
@@ -418,18 +425,22 @@ class Forward:
         self._settled(stream, read)
 
     def _settled(self, stream: Stream, read: Record) -> None:
-        self._tries.pop((stream.where, read.offset), None)
+        if self._tries:
+            self._tries.pop((stream.where, read.offset), None)
         if stream.tier:
             stream.shard.fence.settle(stream.tier, read.offset)
 
     # --- transactions
 
-    def _begin(self) -> None:
+    def _begun(self) -> Transactions:
+        """The producer, in a transaction."""
         if self._begun_at is None:
             producer = self._usable_producer()
             self._pause_at("begin")
             producer.begin()
             self._begun_at = self._clock()
+        assert self._producer is not None
+        return self._producer
 
     def _usable_producer(self) -> Transactions:
         """The one there is, or a new one: then whatever the id has left open is ended, by an epoch of its own."""
@@ -451,12 +462,11 @@ class Forward:
         if not offsets and self._begun_at is None:
             self._moved.clear()
             return
-        self._begin()
-        assert self._producer is not None
+        producer = self._begun()
         self._pause_at("send-offsets")
-        self._producer.send_offsets(offsets, self._source.group_metadata())
+        producer.send_offsets(offsets, self._source.group_metadata())
         self._pause_at("commit")
-        self._producer.commit()
+        producer.commit()
         self._pause_at("committed")
         self._begun_at = None
         self._moved.clear()
