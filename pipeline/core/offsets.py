@@ -8,7 +8,7 @@ to the offset that is committed with them, so that they are not worked off again
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 # Kafka's own limit (offset.metadata.max.bytes); a commit with more is refused whole.
@@ -83,6 +83,19 @@ class Progress:
     def done(self, offset: int) -> None:
         """The record of an open offset is settled."""
         del self._open[offset]
+
+    def deliver_run(self, offsets: Sequence[int]) -> bool:
+        """`deliver` of all of these, which follow each other, at once; False when some need a look one by one."""
+        if not offsets or offsets[0] < self._next or self._restored:
+            return False
+        self._open |= dict.fromkeys(offsets)
+        self._next = offsets[-1] + 1
+        return True
+
+    def done_run(self, offsets: Iterable[int]) -> None:
+        """`done` of all of these."""
+        for offset in offsets:
+            del self._open[offset]
 
     def reached(self, position: int) -> None:
         """Nothing was delivered below `position`: markers of transactions, aborted records and holes lie there."""

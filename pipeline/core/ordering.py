@@ -76,6 +76,12 @@ class Lanes(Generic[T]):
                 self._queue(lane, queue[0][0])
         return taken
 
+    def adopt(self, lane: Lane, item: T) -> None:
+        """It is in hand, as if it had been added last and taken."""
+        self._number += 1
+        self._in_hand.setdefault(lane, []).append((self._number, item))
+        self._taken += 1
+
     def release(self, lane: Lane, item: T) -> None:
         """It is worked off."""
         self._out_of_hand(lane, item)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
-from operator import attrgetter
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from pipeline.core.dead_letter import Letter, Worker
@@ -38,7 +39,8 @@ from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.crew import Crew, Done
 from pipeline.stages.handlers import Handler
 from pipeline.stages.outbox import Outbox
-from pipeline.stages.partitions import Partitions, Stream
+from pipeline.stages.partitions import Partitions, Shard, Stream
+from pipeline.stages.work import Run, Straight, Work
 
 POLL_RECORDS_MAX = 500
 IDLE_POLL_S = 0.25
@@ -82,43 +84,6 @@ class Totals:
         return asdict(self) | {"seconds": round(self.seconds, 3)}
 
 
-@dataclass(eq=False, slots=True)
-class Work:
-    """A record on its way through the worker. `record` is as the handler sees it; `offset` is where it was read.
-
-    `here` counts the failures since it was read, `its` tells of those before; `tries` counts the workers that had it in
-    hand, this one too, once it was named. `number` is its place in the order of arrival. `due` is when it may run (seconds
-    of the clock); it has `waited` for the registry; it is `away` in the outbox.
-    """
-
-    record: Record
-    stream: Stream
-    offset: int
-    lane: Hashable
-    number: int
-    its: Journey | None = None
-    here: int = 0
-    tries: int = 0
-    event: Any = None
-    due: float = 0.0
-    waited: bool = False
-    away: bool = False
-
-    @property
-    def attempts(self) -> int:
-        """How often it failed so far."""
-        return self.here + (self.its.attempts if self.its else 0)
-
-    @property
-    def size(self) -> int:
-        """Bytes of its value."""
-        return len(self.record.value or b"")
-
-    def alive(self) -> bool:
-        """Whether its partition is still ours."""
-        return not self.stream.shard.closed
-
-
 class Consume:
     """One worker of a group. `run` is the stage; everything it touches comes in by the constructor.
 
@@ -145,7 +110,7 @@ class Consume:
         jitter: Callable[[], float],
         keep_order: bool = True,
         crash_limit: int = 3,
-        seen: Callable[[Record, Failure | None], None] = lambda _record, _failure: None,
+        seen: Callable[[Record, Failure | None], None] | None = None,
         until: Mapping[TopicPartition, int] | None = None,
     ) -> None:
         self._topics = topics
@@ -163,6 +128,8 @@ class Consume:
         self._seen = seen
         self._until = until
         self._lanes: Lanes[Work] = Lanes()
+        self._straight = Straight(self._work_of, crew.list_max)
+        self._in_hand: Run | None = None
         self._partitions = Partitions(topics, log, clock, together=keep_order)
         self._numbers = 0
         self._bytes = 0
@@ -231,7 +198,13 @@ class Consume:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._lanes or self._lanes.in_hand or self._outbox)
+        return bool(self._unsettled or self._outbox)
+
+    @property
+    def _unsettled(self) -> int:
+        """How many records wait or are in hand."""
+        in_hand = 0 if self._in_hand is None else len(self._in_hand)
+        return len(self._straight) + in_hand + len(self._lanes) + self._lanes.in_hand
 
     def _at_the_end(self) -> bool:
         if self._until is None or self._busy or self._dirty or self._asked is not None:
@@ -252,14 +225,16 @@ class Consume:
             raise self._broken
         if records and self._started_at is None:
             self._started_at = self._clock()
-        for record in records:
-            self._accept(record)
+        for place, run in groupby(records, _place):
+            stream = self._partitions.open.get(place)
+            if stream is not None:
+                self._accept(stream, list(run))
         if not records and self._partitions.reached(self._source.positions() or {}, self._until):
             self._dirty = True
 
     def _is_full(self) -> bool:
         """Whether to read nothing now. When that lasts, partitions are paused, so that polling can go on."""
-        size = len(self._lanes) + self._lanes.in_hand + len(self._outbox)
+        size = self._unsettled + len(self._outbox)
         if size < IN_FLIGHT_RECORDS_MAX and self._bytes < IN_FLIGHT_BYTES_MAX:
             if self._full_since is not None and size <= IN_FLIGHT_RECORDS_MAX // 2:
                 self._full_since = None
@@ -274,37 +249,70 @@ class Consume:
         return False
 
     def _patience(self) -> float:
-        if self._lanes.in_hand or self._outbox or self._asked is not None or self._dirty:
+        if self._in_hand or self._lanes.in_hand or self._outbox or self._asked is not None or self._dirty:
             return BUSY_POLL_S
         now = self._clock()
         dues = [stream.due for stream in self._partitions.open.values() if stream.due is not None]
+        if self._straight:
+            dues.append(self._not_before)
         if self._lanes:
             dues.append(max(self._not_before, self._lanes.next_due or 0.0))
         return max(0.0, min([IDLE_POLL_S, *(due - now for due in dues)]))
 
-    def _accept(self, record: Record) -> None:
-        stream = self._partitions.open.get((record.topic, record.partition))
-        if stream is None:
-            return
-        if self._until is not None and record.offset >= self._until.get(stream.where, 0):
+    def _accept(self, stream: Stream, records: list[Record]) -> None:
+        """Records of one partition, in their order."""
+        if self._until is not None and records[-1].offset >= (end := self._until.get(stream.where, 0)):
+            records = [record for record in records if record.offset < end]
             self._hold([stream], "the end")
-        elif not stream.progress.deliver(record.offset):
-            pass  # done before the last restart, says the note
-        elif stream.tier:
-            stream.waiting.append(record)
-        else:
-            self._line_up(stream, record, record.offset, None)
-        if stream.progress.open % POLL_RECORDS_MAX == 0 and stream.progress.crowded:
+        progress = stream.progress
+        if not progress.deliver_run([record[2] for record in records]):
+            # Some were done before the last restart, says the note.
+            records = [record for record in records if progress.deliver(record.offset)]
+        if stream.tier:
+            stream.waiting.extend(records)
+        elif records:
+            for record in records[self._go_straight(stream, records) :]:
+                self._line_up(stream, record, record.offset, None)
+        if progress.crowded:
             self._hold([stream], "crowded")
+
+    def _go_straight(self, stream: Stream, records: list[Record]) -> int:
+        """How many of these may wait for the one hand together: as long as nothing else waits, nor needs a closer look."""
+        if not self._crew.in_order or self._careful or self._lanes or self._lanes.in_hand:
+            return 0
+        fence, decode, event = stream.shard.fence, self._decoder.decode, self._handler.event
+        parked = len(fence) > 0
+        events: list[Any] = []
+        for record in records:
+            if parked and fence.tier_after(stream.tier, record.key) is not None:
+                break
+            try:
+                events.append(event(decode(record.value)))
+            except Exception:  # noqa: BLE001  # seen again when it is looked at alone
+                break
+        if events:
+            straight = records[: len(events)]
+            size = sum([len(record.value) for record in straight if record.value is not None])
+            self._straight.add(stream, straight, events, size, self._numbers + 1)
+            self._numbers += len(events)
+            self._weigh(stream, size)
+        return len(events)
+
+    def _weigh(self, stream: Stream, size: int) -> None:
+        self._bytes += size
+        stream.shard.bytes += size
 
     def _line_up(self, stream: Stream, record: Record, offset: int, its: Journey | None) -> None:
         self._numbers += 1
+        work = self._work_of(stream, record, self._numbers)
+        work.offset, work.its = offset, its
+        self._weigh(stream, work.size)
+        self._lanes.add(work.lane, work)
+
+    def _work_of(self, stream: Stream, record: Record, number: int) -> Work:
         ordered = self._keep_order and record.key is not None
-        lane: Hashable = (stream.where.partition, record.key) if ordered else self._numbers
-        work = Work(record, stream, offset, lane, self._numbers, its)
-        self._bytes += work.size
-        stream.shard.bytes += work.size
-        self._lanes.add(lane, work)
+        lane: Hashable = (stream.where.partition, record.key) if ordered else number
+        return Work(record, stream, record.offset, lane, number)
 
     def _let_due_in(self) -> None:
         """Retry topics: the first record decides when its partition goes on; delays are equal, so it is the next due."""
@@ -332,7 +340,13 @@ class Consume:
     # --- handlers
 
     def _dispatch(self) -> None:
+        """Give the crew what may run: what goes straight came before all that waits in lanes."""
         now = self._clock()
+        if self._straight or self._in_hand is not None:
+            if self._in_hand is None and self._crew.room > 0 and now >= self._not_before:
+                self._in_hand = self._straight.take()
+                self._crew.submit(self._in_hand)
+            return
         self._lanes.wake(now)
         while now >= self._not_before and self._crew.room > 0 and not (self._careful and self._lanes.in_hand):
             taken = self._lanes.take(1 if self._careful else self._crew.list_max)
@@ -421,8 +435,29 @@ class Consume:
 
     def _collect(self, timeout_s: float = 0.0) -> None:
         """Take in what the crew finished."""
-        back = [done.work for done in self._crew.finished(timeout_s) if self._outcome(done) is _Next.WAIT]
+        self._take_back(self._crew.finished(timeout_s))
+
+    def _take_back(self, finished: Sequence[Done]) -> None:
+        """Each to where it goes on from here; what waits behind a run that did not end well lines up as well."""
+        if not finished:
+            return
+        back: list[Work] = []
+        for done in finished:
+            if isinstance(done.work, Run):
+                self._in_hand = None
+                self._settle_run(done.work)
+                continue
+            work: Work = done.work
+            if work.of_run:
+                self._in_hand, work.of_run = None, False
+                self._lanes.adopt(work.lane, work)
+            if self._outcome(done) is _Next.WAIT:
+                back.append(work)
         self._put_back(back)
+        if self._straight and (self._lanes or self._lanes.in_hand):
+            for work in self._straight.clear():
+                work.of_run, work.event = False, None
+                self._lanes.add(work.lane, work)
 
     def _put_back(self, works: list[Work]) -> None:
         """To the front of their lanes, the last one first."""
@@ -520,23 +555,44 @@ class Consume:
         headers, partition = travelled.headers(record.headers), work.stream.where.partition
         self._outbox.park(self._topics[tier], partition, record.key, record.value, headers, acknowledged, work.alive)
 
+    def _settle_run(self, run: Run) -> None:
+        """All of it was handled."""
+        self._sink_outage.end()
+        for stream, start, stop, size in run.parts:
+            if stream.shard.closed:
+                continue  # late: another member works it off again
+            records = run.records[start:stop]
+            stream.progress.done_run([record[2] for record in records])
+            self._weigh(stream, -size)
+            self.totals.handled += len(records)
+            self.totals.consumed += len(records)
+            self._settled_records += len(records)
+            self._dirty = True
+            self._look_at_crowd(stream)
+            if self._seen is not None:
+                for record in records:
+                    self._seen(record, None)
+
+    def _look_at_crowd(self, stream: Stream) -> None:
+        if "crowded" in stream.holds and not stream.progress.crowded:
+            self._free([stream], "crowded")
+
     def _settle(self, work: Work, failure: Failure | None) -> None:
         stream = work.stream
         stream.progress.done(work.offset)
         if stream.tier:
             stream.shard.fence.settle(stream.tier, work.offset)
-        self._bytes -= work.size
-        stream.shard.bytes -= work.size
+        self._weigh(stream, -work.size)
         self.totals.consumed += 1
         self._settled_records += 1
         self._dirty = True
-        if "crowded" in stream.holds and not stream.progress.crowded:
-            self._free([stream], "crowded")
+        self._look_at_crowd(stream)
         if self._careful:
             self._careful -= 1
             if not self._careful:
                 self._end_care()
-        self._seen(work.record, failure)
+        if self._seen is not None:
+            self._seen(work.record, failure)
 
     # --- outages
 
@@ -643,6 +699,7 @@ class Consume:
         self._partitions.close(streams)
         self._partitions.went(partitions)
         self._bytes -= sum(shard.bytes for shard in {stream.shard for stream in streams})
+        self._straight.drop_closed()
         self._lanes.remove(lambda work: not work.alive())
         # What a hand has still keeps its lane, should the partition come back before it ends.
         for work in [work for work in self._lanes.taken if work.away and not work.alive()]:
@@ -652,7 +709,7 @@ class Consume:
 
     def _drain(self, streams: Sequence[Stream]) -> None:
         """Let what is in hand of these end, within one deadline, and commit."""
-        self._put_back([done.work for done in self._crew.recall() if self._outcome(done) is _Next.WAIT])
+        self._take_back(self._crew.recall())
         unsettled = self._end_what_is_in_hand(DRAIN_S, {stream.shard for stream in streams})
         commits = {stream.where: stream.commit(clean=self._ends_clean(stream, unsettled)) for stream in streams}
         try:
@@ -668,9 +725,7 @@ class Consume:
         """Wait for it; the shards that had something in hand still when time was up."""
         deadline = self._clock() + limit_s
         # Without delivery nothing comes of what is away.
-        while (left := {work.stream.shard for work in self._lanes.taken if deliver or not work.away} & set(shards)) or (
-            deliver and self._outbox
-        ):
+        while (left := self._shards_in_hand(away=deliver) & set(shards)) or (deliver and self._outbox):
             if self._clock() >= deadline:
                 _log.warning("handlers or letters did not end within %g s: their records are worked off again", limit_s)
                 break
@@ -681,10 +736,15 @@ class Consume:
                 break
         return left
 
+    def _shards_in_hand(self, *, away: bool) -> set[Shard]:
+        """Whose records are in hand, those in the outbox too if `away`."""
+        shards = {work.stream.shard for work in self._lanes.taken if away or not work.away}
+        return shards if self._in_hand is None else shards | {part.stream.shard for part in self._in_hand.parts}
+
     def _wind_down(self, *, deliver: bool = True) -> None:
         """Stop reading, let what is in hand end, commit, and wait for the broker's word, each within its time."""
         self._source.pause([stream.where for stream in self._partitions.open.values()])
-        self._put_back([done.work for done in self._crew.recall() if self._outcome(done) is _Next.WAIT])
+        self._take_back(self._crew.recall())
         shards = {stream.shard for stream in self._partitions.open.values()}
         unsettled = self._end_what_is_in_hand(STOP_S, shards, deliver=deliver)
         deadline = self._clock() + LAST_COMMIT_S
@@ -741,7 +801,7 @@ class Consume:
         """How it stands now. Asked by another thread: each number is right for some moment."""
         shards = {stream.shard for stream in list(self._partitions.open.values())}
         return {
-            "in_flight_records": len(self._lanes) + self._lanes.in_hand,
+            "in_flight_records": self._unsettled,
             "parked_records": sum(len(shard.fence) for shard in shards),
         }
 
@@ -792,3 +852,4 @@ class _Next(Enum):
 
 _BLOCKS = frozenset({_Next.WAIT, _Next.AWAY})
 _number = attrgetter("number")
+_place = itemgetter(0, 1)

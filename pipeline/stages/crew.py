@@ -8,13 +8,14 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.failures import DATA_AT_FAULT, STOPS_ALL, classify
 from pipeline.core.record import Record
 from pipeline.stages.handlers import Handler, Kind
+from pipeline.stages.work import Run
 
 BATCH_RECORDS_MAX = 500
 _LEAVE_S = 1.0
@@ -29,7 +30,10 @@ class Work(Protocol):
 
 
 class Done(NamedTuple):
-    """What became of one work: handled (`error` None), failed, or, where `ran` is false, never given to the handler."""
+    """What became of one work: handled (`error` None), failed, or, where `ran` is false, never given to the handler.
+
+    Of a run that was handled as a whole there is one, whose work is the run.
+    """
 
     work: Any
     error: BaseException | None = None
@@ -37,14 +41,18 @@ class Done(NamedTuple):
 
 
 class Crew(Protocol):
-    """`room` says how many more lists it takes, `list_max` how long each may be."""
+    """`room` says how many more lists it takes, `list_max` how long each may be.
+
+    `in_order`: it takes lists one by one, each once the one before is back; so it may be given a run in place of a list.
+    """
 
     list_max: int
+    in_order: bool
 
     @property
     def room(self) -> int: ...
 
-    def submit(self, works: Sequence[Work]) -> None: ...
+    def submit(self, works: Sequence[Work] | Run) -> None: ...
 
     def finished(self, timeout_s: float) -> list[Done]: ...
 
@@ -85,13 +93,14 @@ class _Finished:
 class ThreadCrew:
     """`hands` threads; `run` works one list off. The threads end with the process, whatever a handler does."""
 
-    def __init__(self, run: Callable[[Sequence[Work]], list[Done]], hands: int, list_max: int) -> None:
+    def __init__(self, run: Callable[[Sequence[Work] | Run], list[Done]], hands: int, list_max: int) -> None:
         self.list_max = list_max
+        self.in_order = hands == 1 and list_max > 1
         self._run = run
         # Lists of one are short: one more for each hand is at the door, so that none waits for the next.
         self._lists_max = hands if list_max > 1 else 2 * hands
         self._lists = 0
-        self._todo: deque[Sequence[Work]] = deque()
+        self._todo: deque[Sequence[Work] | Run] = deque()
         self._tickets: SimpleQueue[bool] = SimpleQueue()
         self._finished = _Finished()
         self._threads = [threading.Thread(target=self._hand, name=f"hand-{n}", daemon=True) for n in range(hands)]
@@ -103,7 +112,7 @@ class ThreadCrew:
         """How many more lists may be submitted."""
         return self._lists_max - self._lists
 
-    def submit(self, works: Sequence[Work]) -> None:
+    def submit(self, works: Sequence[Work] | Run) -> None:
         """Have this list worked off, in its order."""
         self._lists += 1
         self._todo.append(works)
@@ -150,6 +159,7 @@ class LoopCrew:
     """One event loop in a thread of its own, with up to `hands` coroutines of `function` running."""
 
     list_max = 1
+    in_order = False
 
     def __init__(self, function: Callable[[Any, Record], Coroutine[Any, Any, object]], hands: int) -> None:
         self._function = function
@@ -170,7 +180,7 @@ class LoopCrew:
         """How many more may be submitted: as many again as run are at the door."""
         return 2 * self._hands - self._in
 
-    def submit(self, works: Sequence[Work]) -> None:
+    def submit(self, works: Sequence[Work] | Run) -> None:
         """Have these handled, side by side."""
         self._in += len(works)
         self._todo.extend(works)
@@ -244,8 +254,10 @@ class LoopCrew:
         ended.add_done_callback(lambda _: self._loop.stop())
 
 
-def run_each(function: Callable[[Any, Record], object], works: Iterable[Work]) -> list[Done]:
+def run_each(function: Callable[[Any, Record], object], works: Sequence[Work] | Run) -> list[Done]:
     """One after the other: what the environment or a bug stops ends the list, other failures only their own lane."""
+    if isinstance(works, Run):
+        return _run_through(function, works)
     done: list[Done] = []
     stopped = False
     blocked: set[Any] = set()
@@ -266,37 +278,69 @@ def run_each(function: Callable[[Any, Record], object], works: Iterable[Work]) -
     return done
 
 
-def run_batch(function: Callable[[list[tuple[Any, Record]]], Any], works: Sequence[Work]) -> list[Done]:
+def _run_through(function: Callable[[Any, Record], object], run: Run) -> list[Done]:
+    """A run goes from one to the next; the first failure ends it, and what is left goes on as works do."""
+    reached = 0
+    try:
+        for event, record in zip(run.events, run.records, strict=True):
+            function(event, record)
+            reached += 1
+    except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
+        return [Done(work, error if at == reached else None, at <= reached) for at, work in enumerate(run)]
+    return [Done(run)]
+
+
+def run_batch(function: Callable[[list[tuple[Any, Record]]], Any], works: Sequence[Work] | Run) -> list[Done]:
     """Call it on all; where it fails, halve until the ones at fault are found. Order is kept.
 
     A handler that names what it rejects (it returns pairs of record and exception) is spared the halving.
     """
-    done: list[Done] = []
-    stopped: list[bool] = []
-    blocked: set[Any] = set()
+    batch = _Batch(function)
+    if not isinstance(works, Run):
+        batch.call(works)
+        return batch.done
+    try:
+        named = batch.rejected(list(zip(works.events, works.records, strict=True)))
+    except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
+        batch.halve(list(works), error)
+        return batch.done
+    return [Done(work, named.get(id(work.record))) for work in works] if named else [Done(works)]
 
-    def call(part: Sequence[Work]) -> None:
-        free = [] if stopped else [work for work in part if work.lane not in blocked]
+
+class _Batch:
+    """One list on its way through a batch handler: what is done with, and what is not to be tried in this list any more."""
+
+    def __init__(self, function: Callable[[list[tuple[Any, Record]]], Any]) -> None:
+        self._function = function
+        self._stopped = False
+        self._blocked: set[Any] = set()
+        self.done: list[Done] = []
+
+    def rejected(self, pairs: list[tuple[Any, Record]]) -> dict[int, BaseException]:
+        return {id(record): error for record, error in self._function(pairs) or ()}
+
+    def call(self, part: Sequence[Work]) -> None:
+        free = [] if self._stopped else [work for work in part if work.lane not in self._blocked]
         if len(free) < len(part):
-            done.extend(Done(work, ran=False) for work in part if stopped or work.lane in blocked)
+            self.done += [Done(work, ran=False) for work in part if self._stopped or work.lane in self._blocked]
         if not free:
             return
         try:
-            rejected = {id(record): error for record, error in function([(it.event, it.record) for it in free]) or ()}
+            named = self.rejected([(it.event, it.record) for it in free])
         except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
-            kind = classify(error).kind
-            if kind in STOPS_ALL:
-                stopped.append(True)
-                done.extend(Done(work, error if work is free[0] else None, work is free[0]) for work in free)
-            elif len(free) == 1:
-                done.append(Done(free[0], error))
-                if kind not in DATA_AT_FAULT:
-                    blocked.add(free[0].lane)
-            else:
-                call(free[: len(free) // 2])
-                call(free[len(free) // 2 :])
+            self.halve(free, error)
         else:
-            done.extend(Done(work, rejected.get(id(work.record))) for work in free)
+            self.done += [Done(work, named.get(id(work.record))) for work in free]
 
-    call(works)
-    return done
+    def halve(self, failed: Sequence[Work], error: BaseException) -> None:
+        kind = classify(error).kind
+        if kind in STOPS_ALL:
+            self._stopped = True
+            self.done += [Done(work, error if work is failed[0] else None, work is failed[0]) for work in failed]
+        elif len(failed) == 1:
+            self.done.append(Done(failed[0], error))
+            if kind not in DATA_AT_FAULT:
+                self._blocked.add(failed[0].lane)
+        else:
+            self.call(failed[: len(failed) // 2])
+            self.call(failed[len(failed) // 2 :])

@@ -79,7 +79,7 @@ def _is_file(name: str, opened: os.stat_result) -> bool:
         return False
 
 
-def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Record, Failure | None], None]:
+def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Record, Failure | None], None] | None:
     """With `verbose` a line for every settled record: `✔` handled, `↻` sent to a retry topic, `✖` given up; and why."""
 
     def seen(record: Record, failure: Failure | None) -> None:
@@ -89,7 +89,7 @@ def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Re
             mark = "↻" if failure.kind is FailureKind.TRANSIENT else "✖"
             say(f"{mark} {record.where} {_text(record.key)} {failure.kind}: {_visible(failure.message)}")
 
-    return seen if verbose else lambda _record, _failure: None
+    return seen if verbose else None
 
 
 def _text(key: bytes | None) -> str:

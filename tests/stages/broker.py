@@ -198,6 +198,7 @@ class HeldCrew:
     """Hands that hold what they were given until `let_go` says so."""
 
     list_max = 1
+    in_order = False
 
     def __init__(self, handler: Handler, hands: int = 1) -> None:
         self._handler = handler
@@ -232,6 +233,7 @@ class RandomCrew:
 
     def __init__(self, handler: Handler, hands: int, list_max: int, random: Random) -> None:
         self.list_max = list_max
+        self.in_order = hands == 1 and list_max > 1
         self._handler = handler
         self._hands = hands
         self._random = random

@@ -117,6 +117,7 @@ class NowCrew:
 
     def __init__(self, handler: Handler, list_max: int = 500) -> None:
         self.list_max = list_max
+        self.in_order = list_max > 1
         self._handler = handler
         self._done: list[Done] = []
 

@@ -206,7 +206,7 @@ def test_unknown_schemas_are_waited_for_side_by_side() -> None:
     bench = Bench(records("a", "b", "c"), lambda_handler)
     bench.stage._decoder = Pending()
     bench.run(rounds=2)
-    assert seen == [b"a", b"b", b"c"]
+    assert set(seen) == {b"a", b"b", b"c"}
     assert (bench.letters(), bench.source.committed_offsets) == ([], {})
 
 
