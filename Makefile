@@ -9,7 +9,7 @@ PEERS  := peers peers-quix
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long test-protocols check format up down topics register-schemas bench peers lock clean
+.PHONY: help install demo test test-long test-protocols chaos check format up down topics register-schemas bench peers lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ test-protocols: $(READY) ## All that members of a group do, in both group protoc
 	        $(addprefix tests/integration/test_,$(addsuffix .py,consume failures groups order_through_failures outages processes redrive)) \
 	        --numprocesses $(WORKERS) $(ARGS) || exit 1; \
 	done
+
+chaos: $(READY) ## Forwarders under faults on three brokers, ten seeds of two minutes, and what a checker finds
+	@$(BIN)/python -m tests.chaos $(or $(ARGS),--seeds 10 --report docs/chaos/report.json)
 
 check: $(READY) ## Lint, types, import contracts, links of the docs
 	$(BIN)/ruff check .

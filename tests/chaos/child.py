@@ -22,6 +22,8 @@ from pipeline.kafka.transactions import GroupOffsets, TransactionalProducer
 from pipeline.stages.forward import Forward
 
 ID, TRANSACTION = "chaos-id", "chaos-transaction"
+# Points of its own at which it can be stopped: all outputs are written; the offsets are committed, the outputs are not.
+WRITTEN, BETWEEN = "written", "between"
 
 
 class Journaled(TransactionalProducer):
@@ -29,6 +31,7 @@ class Journaled(TransactionalProducer):
 
     journal: int
     source: str
+    _reached = staticmethod(faults.from_environment())
     _numbers = 0
 
     def begin(self) -> None:
@@ -46,6 +49,9 @@ class Journaled(TransactionalProducer):
         self._published.append((topic, (dict(headers)[ID] or b"").decode()))
 
     def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
+        if WRITTEN in os.environ.get(faults.STOP_AT, ""):
+            self._producer.flush(10)
+        self._reached(WRITTEN)
         self._offsets |= {where.partition: offset for where, offset in offsets.items() if where.topic == self.source}
         super().send_offsets(offsets, group)
 
@@ -73,8 +79,7 @@ def without_the_guard() -> None:
 
 
 def offsets_before_outputs() -> None:
-    """The offsets are committed, then what was forwarded; it can be stopped `between` both."""
-    between = faults.from_environment()
+    """The offsets are committed, then what was forwarded; it can be stopped between both."""
 
     class Hasty(Journaled):
         def begin(self) -> None:
@@ -87,7 +92,7 @@ def offsets_before_outputs() -> None:
         def commit(self) -> None:
             super().commit()
             later = self._later
-            between("between")
+            self._reached(BETWEEN)
             super().begin()
             for publish in later:
                 publish()
