@@ -15,6 +15,7 @@ from pipeline.kafka.log import librdkafka_logger
 _FULL_QUEUE_WAIT_S = 0.1
 _FLUSH_SLICE_S = 0.5
 _ASK_S = 5.0
+_Report = Callable[[KafkaError | None, Message], None]
 _log = logging.getLogger(__name__)
 
 
@@ -23,6 +24,7 @@ class IdempotentProducer:
 
     def __init__(self, properties: Mapping[str, Any]) -> None:
         self._producer = Producer(dict(properties), logger=librdkafka_logger())
+        self._reporting: tuple[Callable[[Delivery], None] | None, _Report | None] = (None, None)
 
     def publish(
         self,
@@ -52,27 +54,16 @@ class IdempotentProducer:
         on_delivery: Callable[[Delivery], None],
     ) -> bool:
         """As `publish`, but waits for nothing: False when the queue is full, and then the record was not taken."""
-
-        def report(error: KafkaError | None, message: Message) -> None:
-            on_delivery(
-                Delivery(
-                    message.topic() or topic,
-                    -1 if message.partition() is None else message.partition(),  # type: ignore[arg-type]
-                    -1 if message.offset() is None else message.offset(),  # type: ignore[arg-type]
-                    key,
-                    None if error is None else failure(error, topic),
-                )
-            )
-
+        told, report = self._reporting
+        if on_delivery is not told:
+            # One for all that are told to the same: a record needs none of its own.
+            report = _report_to(on_delivery)
+            self._reporting = on_delivery, report
+        more: dict[str, Any] = {"headers": list(headers)} if headers else {}
+        if partition is not None:
+            more["partition"] = partition
         try:
-            self._producer.produce(
-                topic,
-                value,
-                key,
-                partition=-1 if partition is None else partition,
-                on_delivery=report,
-                headers=list(headers),
-            )
+            self._producer.produce(topic, value, key, on_delivery=report, **more)
         except BufferError:
             return False
         except KafkaException as error:
@@ -101,6 +92,22 @@ class IdempotentProducer:
         """Flush, then let go of the connections."""
         self.flush()
         self._producer.close()
+
+
+def _report_to(on_delivery: Callable[[Delivery], None]) -> _Report:
+    def report(error: KafkaError | None, message: Message) -> None:
+        topic, partition, offset = message.topic() or "", message.partition(), message.offset()
+        on_delivery(
+            Delivery(
+                topic,
+                -1 if partition is None else partition,
+                -1 if offset is None else offset,
+                message.key(),
+                None if error is None else failure(error, topic),
+            )
+        )
+
+    return report
 
 
 def failure(error: KafkaError, topic: str) -> PipelineError:

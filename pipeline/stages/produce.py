@@ -51,6 +51,8 @@ class Produce:
         self._encoder = encoder
         self._clock = clock
         self._tell_delivered = delivered
+        # Bound once: the publisher needs one report for all that are told to the same.
+        self._told = self._on_delivery
         self._tell_refused = refused
         self._rate = rate
         self._tick: Callable[[], None] = lambda: None
@@ -74,7 +76,8 @@ class Produce:
                 if isinstance(order, Refusal):
                     self._refuse(order)
                     continue
-                self._pace(started, stopping)
+                if self._rate is not None:
+                    self._pace(started, self._rate, stopping)
                 self._publish(order)
                 if self.totals.read % SERVE_EVERY == 0:
                     self.meanwhile()
@@ -96,7 +99,7 @@ class Produce:
         except Invalid as error:
             self._refuse(Refusal(self.totals.read, str(error), None))
             return
-        self._publisher.publish(self._topic, order.order_id.encode(), value, on_delivery=self._on_delivery)
+        self._publisher.publish(self._topic, order.order_id.encode(), value, on_delivery=self._told)
 
     def _on_delivery(self, delivery: Delivery) -> None:
         if delivery.error is None:
@@ -109,11 +112,9 @@ class Produce:
         self.totals.refused += 1
         self._tell_refused(refusal)
 
-    def _pace(self, started: float, stopping: Callable[[], bool]) -> None:
+    def _pace(self, started: float, rate: float, stopping: Callable[[], bool]) -> None:
         """Spend the time until the next order is due on delivery reports."""
-        if self._rate is None:
-            return
-        due = started + (self.totals.read - 1) / self._rate
+        due = started + (self.totals.read - 1) / rate
         while (wait := due - self._clock()) > 0 and not stopping():
             self._publisher.serve(min(wait, _PAUSE_S_MAX))
             self._tick()

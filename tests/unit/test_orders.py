@@ -1,10 +1,14 @@
 """The domain model: what is taken as an order, and that it says what the contract says."""
 
 import json
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipeline.errors import Invalid, Reject
 from pipeline.orders import ORDER_RECORD, OrderPlaced, from_json, generate, refuse_unsellable
@@ -133,3 +137,23 @@ def test_order_without_an_amount_above_zero_is_no_sale(amount: str) -> None:
 def test_generated_orders_repeat_with_their_seed() -> None:
     assert list(generate(3, seed=1)) == list(generate(3, seed=1))
     assert list(generate(3, seed=1)) != list(generate(3, seed=2))
+
+
+def taken(**changes: object) -> tuple[Decimal, datetime] | None:
+    try:
+        found = OrderPlaced.model_validate(GOOD | changes)
+    except ValidationError:
+        return None
+    return found.amount, found.timestamp_utc
+
+
+@given(
+    amount=st.decimals() | st.decimals(places=2) | st.integers(10**17, 10**19).map(lambda it: Decimal(it).scaleb(-2))
+)
+def test_amount_that_is_a_number_already_is_taken_as_its_text_is(amount: Decimal) -> None:
+    assert taken(amount=amount) == taken(amount=str(amount))
+
+
+@given(at=st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5))])) | st.datetimes())
+def test_time_that_is_one_already_is_taken_as_its_text_is(at: datetime) -> None:
+    assert taken(timestamp_utc=at) == taken(timestamp_utc=at.isoformat())
