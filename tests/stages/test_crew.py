@@ -14,10 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.record import Record
+from pipeline.core.offsets import Note, Progress
+from pipeline.core.record import Record, TopicPartition
 from pipeline.errors import Reject, Retry, SinkRefused, SinkUnavailable
 from pipeline.stages.crew import Crew, Done, LoopCrew, ThreadCrew, crew_for, run_batch, run_each
 from pipeline.stages.handlers import adapt
+from pipeline.stages.partitions import Shard, Stream
+from pipeline.stages.work import Run, Straight, Work
 
 DEADLINE_S = 20.0
 
@@ -125,6 +128,93 @@ def test_batch_is_halved_until_the_ones_at_fault_are_found_and_keeps_the_order(
         mine = [it for it in sorted(done, key=lambda it: it.work.record.offset) if it.work.event[0] == lane]
         for before, after in pairwise(mine):
             assert before.ran or not after.ran, "nothing overtakes in its lane"
+
+
+# --- a run
+
+
+def run_of(*events: Any) -> Run:
+    where = TopicPartition("t", 0)
+    stream = Stream(where, 0, Shard(0), Progress(0), Note(), Note())
+    items = works(*events)
+
+    def work(stream: Stream, record: Record, number: int) -> Work:
+        return Work(record, stream, record.offset, str(events[record.offset])[0], number)
+
+    run = Run(work, 1)
+    run.add(stream, [item.record for item in items], list(events), 0)
+    return run
+
+
+@pytest.mark.parametrize("runner", [run_each, run_batch])
+def test_run_that_ends_well_comes_back_as_one(runner: Any) -> None:
+    handled: list[str] = []
+
+    def one(event: str, record: Record) -> None:
+        handled.append(event)
+
+    def batch(pairs: list[tuple[str, Record]]) -> None:
+        handled.extend(event for event, _ in pairs)
+
+    run = run_of("a1", "b1", "a2")
+    assert runner(one if runner is run_each else batch, run) == [Done(run)]
+    assert handled == ["a1", "b1", "a2"]
+
+
+@pytest.mark.parametrize("error", [SinkUnavailable("down."), Retry(), Reject("no"), TypeError("oops")])
+def test_run_that_fails_comes_back_as_works_and_what_was_behind_the_failure_was_not_run(error: Exception) -> None:
+    handled: list[str] = []
+
+    def handle(event: str, record: Record) -> None:
+        if event == "b1":
+            raise error
+        handled.append(event)
+
+    done = run_each(handle, run_of("a1", "b1", "a2"))
+    assert [(it.work.event, it.error, it.ran) for it in done] == [
+        ("a1", None, True), ("b1", error, True), ("a2", None, False),
+    ]  # fmt: skip
+    assert handled == ["a1"]
+
+
+@given(plan=st.lists(st.tuples(st.sampled_from("abc"), OUTCOMES), min_size=1, max_size=12), named=st.booleans())
+@settings(max_examples=200)
+def test_run_of_a_batch_handler_fails_as_a_list_does(plan: list[tuple[str, str]], named: bool) -> None:
+    events = [f"{lane}{at}" for at, (lane, _) in enumerate(plan)]
+    outcome = dict(zip(events, (what for _, what in plan), strict=True))
+    calls: list[list[str]] = []
+
+    def handle(batch: list[tuple[str, Record]]) -> list[tuple[Record, Exception]]:
+        calls.append([event for event, _ in batch])
+        rejects = [(record, Reject("no")) for event, record in batch if named and outcome[event] == "reject"]
+        for event, _ in batch:
+            if outcome[event] != "ok" and not (named and outcome[event] == "reject"):
+                raise ERRORS[outcome[event]]
+        return rejects
+
+    def of(done: list[Done]) -> list[tuple[Any, str, bool]]:
+        each = [one for it in done for one in (list(it.work) if isinstance(it.work, Run) else [it.work])]
+        whole = len(done) == 1 and isinstance(done[0].work, Run)
+        return [
+            (work.event, type(None if whole else it.error).__name__, True if whole else it.ran)
+            for work, it in zip(each, done * len(each) if whole else done, strict=True)
+        ]
+
+    told_of_list, calls_of_list = of(run_batch(handle, works(*events))), calls[:]
+    calls.clear()
+    assert (of(run_batch(handle, run_of(*events))), calls) == (told_of_list, calls_of_list)
+
+
+def test_what_belongs_to_another_member_by_now_leaves_the_runs_that_wait() -> None:
+    ours, theirs = run_of("a1", "a2"), run_of("b1")
+    waiting = Straight(ours.work, 500)
+    for run, first in ((ours, 1), (theirs, 3)):
+        waiting.add(run.parts[0].stream, run.records, run.events, 0, first)
+    theirs.parts[0].stream.shard.closed = True
+    waiting.drop_closed()
+    assert len(waiting) == 2
+    assert [work.event for work in waiting.clear()] == ["a1", "a2"]
+    assert len(waiting) == 0
 
 
 # --- crews

@@ -230,3 +230,26 @@ def test_note_beside_another_offset_says_nothing(
     assert read_note(text, offset).done == tuple((offset + first, offset + last) for first, last in runs)
     other = data.draw(st.integers(0, OFFSET_MAX).filter(lambda it: it != offset))
     assert read_note(text, other) == Note()
+
+
+@given(
+    start=st.integers(0, 5),
+    steps=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True).map(sorted), max_size=4),
+    done=st.lists(st.tuples(st.integers(0, 10), st.integers(1, 5)), max_size=2),
+)
+def test_run_that_is_delivered_at_once_counts_as_its_offsets_do_one_by_one(
+    start: int, steps: list[list[int]], done: list[tuple[int, int]]
+) -> None:
+    runs = [(first, first + length) for first, length in done]
+    one_by_one, at_once = Progress(start, runs), Progress(start, runs)
+    for offsets in steps:
+        fresh = [offset for offset in offsets if one_by_one.deliver(offset)]
+        if not at_once.deliver_run(offsets):
+            assert [offset for offset in offsets if at_once.deliver(offset)] == fresh
+        assert (at_once.open, at_once.committable, at_once.ahead()) == (
+            one_by_one.open, one_by_one.committable, one_by_one.ahead(),
+        )  # fmt: skip
+        at_once.done_run(fresh)
+        for offset in fresh:
+            one_by_one.done(offset)
+        assert (at_once.committable, at_once.ahead()) == (one_by_one.committable, one_by_one.ahead())
