@@ -66,7 +66,7 @@ format: $(READY) ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## Throughput as ratios to the raw client's own rate, on a stack of its own
+bench: $(READY) ## The pipeline beside the raw client and its peers, as ratios; writes docs/benchmarks
 	@$(BIN)/python -m bench $(ARGS)
 
 # Apart from .venv, which stays what requirements/dev.txt says; from Python 3.13 on, venv writes the .gitignore by itself.

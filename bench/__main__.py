@@ -7,12 +7,14 @@ several rounds; medians are compared.
 import json
 import logging
 import sys
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from bench import costs, ten_ms
-from bench.place import somewhere
+from bench import costs, curve, goals, latency, results, soak, start, ten_ms
+from bench.place import Place, somewhere
 from bench.programs import without_missing
 from pipeline.telemetry import start_logging
 
@@ -20,11 +22,61 @@ from pipeline.telemetry import start_logging
 def main(
     orders: Annotated[int, typer.Option(min=1000, help="How many orders every contender moves.")] = 500_000,
     rounds: Annotated[int, typer.Option(min=1, help="How often each takes its turn.")] = 3,
-    only: Annotated[str, typer.Option(metavar="NAME", help="Only contenders with this in their name.")] = "",
+    only: Annotated[
+        str, typer.Option(metavar="NAME", help="Only contenders with this in their name; nothing is written.")
+    ] = "",
+    with_latency: Annotated[bool, typer.Option("--latency", help="Latency end to end instead.")] = False,
+    with_curve: Annotated[bool, typer.Option("--curve", help="1, 2 and 4 processes instead.")] = False,
+    with_start: Annotated[bool, typer.Option("--start", help="How long commands take to start instead.")] = False,
+    soaked: Annotated[
+        int | None, typer.Option("--soak", min=10_000, metavar="N", help="So many orders through one worker instead.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help=f"All of it, with a soak of {soak.DEFAULT:,} orders unless --soak says.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Where results.json, results.md and the plots go.")] = results.FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout as well.")] = False,
 ) -> None:
-    """Measure, and print the tables."""
+    """Measure, print the tables, and write them down."""
     start_logging(logging.WARNING)
+    asked = {"latency": with_latency, "curve": with_curve, "soak": bool(soaked), "start": with_start}
+    sections = [name for name in SHOWS if everything or asked.get(name)] or ["costs", "ten_ms"]
+    chosen, slow = _chosen(only) if "costs" in sections else ([], [])
+    stacks = start.stack(_say) if "start" in sections else {}
+    with somewhere(_say) as place:
+        place.fill(orders)
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "costs": lambda: costs.summary(costs.measure(chosen, place, rounds, _say)),
+            "ten_ms": lambda: _ten_ms(slow, place, rounds),
+            "latency": lambda: latency.measure(place, _say),
+            "curve": lambda: curve.measure(place, _say),
+            "soak": lambda: soak.measure(place, soaked or soak.DEFAULT, _say),
+            "start": lambda: stacks | start.measure(place, _say),
+        }
+        idle = {name for name, contenders in (("costs", chosen), ("ten_ms", slow)) if not contenders}
+        found = {name: measures[name]() for name in sections if name not in idle}
+    for section, show in SHOWS.items():
+        if section in found:
+            show(found[section])
+    goals.show(found)
+    if not only:
+        results.write(out, found, {"orders": orders, "rounds": rounds})
+        _say(f"written to {out}")
+    if as_json:
+        print(json.dumps(found))
+
+
+SHOWS = {
+    "costs": costs.show,
+    "ten_ms": ten_ms.show,
+    "latency": latency.show,
+    "curve": curve.show,
+    "soak": soak.show,
+    "start": start.show,
+}
+
+
+def _chosen(only: str) -> tuple[list[costs.Contender], list[ten_ms.Contender]]:
     chosen = [each for each in costs.CONTENDERS if only.lower() in each.name.lower()]
     slow = [each for each in ten_ms.CONTENDERS if only.lower() in each.name.lower()]
     if not chosen and not slow:
@@ -33,20 +85,13 @@ def main(
     chosen, slow = without_missing(chosen, _say), without_missing(slow, _say)
     if not chosen and not slow:
         raise typer.Exit(2)
-    found = {}
-    with somewhere(_say) as place:
-        place.fill(orders)
-        rows = costs.measure(chosen, place, rounds, _say)
-        found = costs.summary(rows)
-        if slow:
-            ten_ms.fill(place)
-        slow_rows = ten_ms.measure(slow, place, rounds, _say)
-    if rows:
-        costs.show(found)
-    if slow_rows:
-        ten_ms.show(slow_rows)
-    if as_json:
-        print(json.dumps(found | {row.contender.name: row.summary() for row in slow_rows}))
+    return chosen, slow
+
+
+def _ten_ms(slow: Sequence[ten_ms.Contender], place: Place, rounds: int) -> dict[str, Any]:
+    ten_ms.fill(place)
+    rows = ten_ms.measure(slow, place, rounds, _say)
+    return {row.contender.name: row.summary() for row in rows}
 
 
 def _say(line: str) -> None:

@@ -24,6 +24,8 @@ from pipeline.stages import schema_gate
 
 TOPIC, FORWARDED, LETTERS = "orders.v1", "orders.by-customer.v1", "orders.dlq.v1"
 PARTITIONS = 6
+# As many as the letters of the largest topic need.
+PARTITIONS_MAX = 48
 CHECKED = 1_000
 
 
@@ -44,7 +46,7 @@ class Place:
         self.cluster = wiring.cluster(self.settings)
         self.orders = 0
         self._runs = 0
-        self.cluster.create([Declared(TOPIC, PARTITIONS), Declared(LETTERS, PARTITIONS)])
+        self.cluster.create([Declared(TOPIC, PARTITIONS), Declared(LETTERS, PARTITIONS_MAX)])
         with wiring.registry(self.settings) as registry:
             schema_gate.register(schema_files.load(self.schemas), registry, lambda _: None)
 
@@ -81,6 +83,25 @@ class Place:
         self.orders_file.write_text("".join(order.model_dump_json() + "\n" for order in orders))
         self.bytes_file.write_bytes(pickle.dumps((keys, values)))
         self.orders = count
+
+    def refill(self, topic: str, orders: int = 0) -> None:
+        """Put the same orders into another topic, or so many of them, over and over."""
+        keys, values = pickle.loads(self.bytes_file.read_bytes())
+        left = orders or self.orders
+        while left:
+            count = min(left, len(keys))
+            self.write(topic, keys[:count], values[:count])
+            left -= count
+
+    def environment(self, topic: str, group: str) -> dict[str, str]:
+        """For the pipeline's commands, as a user sets it."""
+        return {
+            "PIPELINE_KAFKA__BOOTSTRAP_SERVERS": self.stack.bootstrap_servers,
+            "PIPELINE_KAFKA__TOPIC": topic,
+            "PIPELINE_KAFKA__CONSUMER_GROUP": group,
+            "PIPELINE_REGISTRY__URL": self.stack.registry_url,
+            "PIPELINE_SCHEMAS__DIR": str(self.schemas),
+        }
 
     def write(self, topic: str, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         producer = Producer(config.producer(self.settings.kafka), logger=librdkafka_logger())

@@ -106,14 +106,25 @@ def without_missing(contenders: Iterable[T], say: Callable[[str], None]) -> list
     return found
 
 
-def run(program: Program, task: Task) -> Outcome:
-    """Let it do its task, alone, and say what it measured; `CalledProcessError` when it failed."""
-    done = subprocess.run(
-        [*program.command, json.dumps(asdict(task))],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=LONGEST_S,
-    )
-    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
+def start(program: Program, task: Task) -> "subprocess.Popen[str]":
+    """Let it begin its task."""
+    command = [*program.command, json.dumps(asdict(task))]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def outcome(started: "subprocess.Popen[str]", longest_s: float = LONGEST_S) -> Outcome:
+    """What it measured; `RuntimeError` when it failed or took too long. It has ended when this returns or raises."""
+    try:
+        said, _ = started.communicate(timeout=longest_s)
+    except BaseException:
+        started.kill()
+        started.wait()
+        raise
+    if started.returncode:
+        raise RuntimeError(f"A contender ended with {started.returncode}: {started.args!r}")
+    return Outcome(**json.loads(said.splitlines()[-1]))
+
+
+def run(program: Program, task: Task, longest_s: float = LONGEST_S) -> Outcome:
+    """Let it do its task, alone, and say what it measured."""
+    return outcome(start(program, task), longest_s)

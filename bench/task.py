@@ -8,9 +8,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -21,7 +21,8 @@ class Task:
     """Move so many orders. `topic` is read, or written by those who produce; `output` is where a forwarder writes.
 
     `orders_file` holds the orders as NDJSON, `bytes_file` the same as the keys and values that lie in the topic. `keyed`:
-    note the order of keys on the way.
+    note the order of keys on the way. `rate` orders a second are sent, where that is not as fast as it goes; the first
+    `warm_up` of them are not measured.
     """
 
     bootstrap_servers: str
@@ -35,6 +36,8 @@ class Task:
     bytes_file: str = ""
     at_once: int = 1
     keyed: bool = False
+    rate: float = 0.0
+    warm_up: int = 0
 
     def settings(self, **more: object) -> "Settings":
         """As the pipeline's own; `more` are settings by name, with `__` for the dot."""
@@ -57,7 +60,7 @@ class Task:
 class Outcome:
     """`seconds` from the first record to the last one settled, `cpu_s` of all threads meanwhile, the peak memory in bytes.
 
-    `overtaken` records began before their turn.
+    `overtaken` records began before their turn; `detail` is what this kind of work measures beside.
     """
 
     orders: int
@@ -66,6 +69,7 @@ class Outcome:
     peak_rss: int = 0
     overtaken: int = 0
     version: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 class Span:
@@ -84,15 +88,14 @@ class Span:
         self.ended = time.monotonic()
         self._cpu_ended = time.process_time()
 
-    def outcome(self, orders: int, seconds: float | None = None, *, overtaken: int = 0, version: str = "") -> Outcome:
-        """What was measured; `seconds` where somebody else measured them better."""
+    def outcome(self, orders: int, seconds: float | None = None, **more: Any) -> Outcome:
+        """What was measured; `seconds` where somebody else measured them better; `more` are the other fields."""
         return Outcome(
             orders,
             self.ended - self.began if seconds is None else seconds,
             self._cpu_ended - self._cpu_began,
             peak_rss(),
-            overtaken,
-            version,
+            **more,
         )
 
 
@@ -107,6 +110,15 @@ def peak_rss() -> int:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def rss() -> int:
+    """The memory that this process holds now, in bytes; the peak where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return peak_rss()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def run(works: dict[str, Callable[[Task], Outcome]]) -> None:

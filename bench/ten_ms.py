@@ -1,7 +1,7 @@
 """The table "10 ms async handler, one process": who runs, for how long, and what is said of it."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,8 +94,10 @@ class Row:
         return {
             "rate": self.rate,
             "ratio": self.rate / ideal,
+            "at_once": self.contender.at_once,
             "order": self.order,
             "delivery": self.contender.delivery,
+            "version": self.version,
         }
 
 
@@ -124,16 +126,15 @@ def measure(contenders: Sequence[Contender], place: Place, rounds: int, say: Cal
     return rows
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(found: Mapping[str, Any]) -> None:
     """The table, on stdout."""
     print(f"\n{TITLE:<34} {'rate/s':>10} {'of ideal':>9}  {'order of a key':<14}  delivery")
-    for at_once in sorted({row.contender.at_once for row in rows}, reverse=True):
+    for at_once in sorted({row["at_once"] for row in found.values()}, reverse=True):
         name = f"ideal, {'one at a time' if at_once == 1 else f'{at_once} at once'}"
         print(f"{name:<34} {at_once / HANDLER_S:>10,.0f} {1:>9.3f}  {'–':<14}  –")
-    for row in rows:
-        ratio = row.rate / row.contender.ideal
-        print(f"{row.contender.name:<34} {row.rate:>10,.0f} {ratio:>9.3f}  {row.order:<14}  {row.contender.delivery}")
-    for version in sorted({row.version for row in rows if row.version}):
+    for name, row in found.items():
+        print(f"{name:<34} {row['rate']:>10,.0f} {row['ratio']:>9.3f}  {row['order']:<14}  {row['delivery']}")
+    for version in sorted({row["version"] for row in found.values() if row["version"]}):
         print(f"FastStream is version {version}.")
 
 

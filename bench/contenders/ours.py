@@ -2,18 +2,25 @@
 
 import tempfile
 import time
-from collections.abc import Iterable
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
 from bench import handlers
-from bench.task import Outcome, Span, Task, run
+from bench.task import Outcome, Span, Task, rss, run
 from pipeline import wiring
 from pipeline.kafka import config
 from pipeline.kafka.producer import IdempotentProducer
 from pipeline.orders import OrderPlaced, generate
 from pipeline.stages.intake import Refusal, open_orders
 from pipeline.stages.produce import Produce
+
+SAMPLE_EVERY_S = 1.0
+TICK_S = 0.0005
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+EDGES_MS = [round(1.25**n, 3) for n in range(45)]
 
 
 def produce(task: Task) -> Outcome:
@@ -104,6 +111,70 @@ def ten_ms(task: Task) -> Outcome:
     return span.outcome(totals.handled, totals.seconds, overtaken=handlers.key_order.overtaken)
 
 
+def soak(task: Task) -> Outcome:
+    """As `consume`, looked at once a second: how many so far, and how much memory."""
+    samples: list[tuple[float, int, int]] = []
+    with wiring.consume(
+        task.settings(), handler="bench.handlers:no_op", until_end=True, stopping=lambda: False, verbose=False
+    ) as stage:
+        span = Span()
+        span.start()
+
+        def look() -> None:
+            now = time.monotonic() - span.began
+            if not samples or now - samples[-1][0] >= SAMPLE_EVERY_S:
+                samples.append((round(now, 3), stage.totals.handled, rss()))
+
+        totals = stage.run(lambda: False, look)
+        span.stop()
+    assert totals.committed == totals.handled == task.orders
+    return span.outcome(totals.handled, totals.seconds, detail={"samples": samples})
+
+
+def paced(task: Task) -> Outcome:
+    """The produce stage at so many orders a second; each order carries the time at which it was due."""
+    return _produced(task, _due(task))
+
+
+def _due(task: Task) -> Iterator[OrderPlaced]:
+    """Orders when they are due, never before; one that comes late because the producer was busy is late from then on."""
+    template = next(iter(generate(1, seed=1)))
+    began, began_ns = time.monotonic(), time.time_ns()
+    for number in range(task.orders):
+        after = number / task.rate
+        if (early := began + after - time.monotonic()) > 0:
+            time.sleep(max(early, TICK_S))
+        mark = handlers.WARMING if number < task.warm_up else handlers.STAMPED
+        order_id = f"{mark}{began_ns + int(after * 1e9):019d}-{number}"
+        yield template.model_copy(update={"order_id": order_id})
+
+
+def latency(task: Task) -> Outcome:
+    """A worker whose handler takes the time of each order from when it was due; percentiles and a histogram in ms.
+
+    One order more comes before the others, so that it is known to be there.
+    """
+    with wiring.consume(
+        task.settings(), handler="bench.handlers:timed", until_end=False, stopping=lambda: False, verbose=False
+    ) as stage:
+        span = Span()
+        span.start()
+        totals = stage.run(lambda: stage.totals.handled > task.orders)
+        span.stop()
+    found = sorted(each / 1e6 for each in handlers.latencies_ns)
+    counts = Counter(min(len(EDGES_MS), bisect(EDGES_MS, each)) for each in found)
+    return span.outcome(
+        totals.handled,
+        detail={
+            "measured": len(found),
+            **{name: found[min(len(found) - 1, int(len(found) * share))] for name, share in PERCENTILES.items()},
+            "max": found[-1],
+            # The upper edge of each bucket, and how many are in it; the last one has none.
+            "histogram": [(edge, counts[n]) for n, edge in enumerate([*EDGES_MS, None]) if counts[n]],
+        },
+    )
+
+
 if __name__ == "__main__":
     run(
         {
@@ -113,5 +184,8 @@ if __name__ == "__main__":
             "store": store,
             "forward": forward,
             "ten_ms": ten_ms,
+            "soak": soak,
+            "paced": paced,
+            "latency": latency,
         }
     )
