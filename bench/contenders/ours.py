@@ -120,13 +120,14 @@ def soak(task: Task) -> Outcome:
         span = Span()
         span.start()
 
-        def look() -> None:
+        def look(*, last: bool = False) -> None:
             now = time.monotonic() - span.began
-            if not samples or now - samples[-1][0] >= SAMPLE_EVERY_S:
+            if last or not samples or now - samples[-1][0] >= SAMPLE_EVERY_S:
                 samples.append((round(now, 3), stage.totals.handled, rss()))
 
         totals = stage.run(lambda: False, look)
         span.stop()
+        look(last=True)
     assert totals.committed == totals.handled == task.orders
     return span.outcome(totals.handled, totals.seconds, detail={"samples": samples})
 
