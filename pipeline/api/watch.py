@@ -38,6 +38,8 @@ RECORDS_MAX = 4_000
 LATEST_MAX = 30
 MINUTES_MAX = 60
 LATENCIES_MAX = 20_000
+# The last whole minute of the revenue lies within.
+SKIPPED_SAID_S = 120.0
 _log = logging.getLogger(__name__)
 
 
@@ -166,7 +168,7 @@ class Watch:
             "letters": {**index.stats(), "problem": self._letters_problem},
             "failures": self._failures(),
             "orders": list(self._flow.latest),
-            "skipped": self._flow.skipped,
+            "skipped": now - self._flow.skipped_at < SKIPPED_SAID_S,
             "revenue": [[minute, str(amount)] for minute, amount in sorted(self._flow.revenue.items())],
         }
 
@@ -209,7 +211,7 @@ class Flow:
         self._at_most: deque[tuple[float, float]] = deque(maxlen=LATENCIES_MAX)
         self.latest: deque[dict[str, Any]] = deque(maxlen=LATEST_MAX)
         self.revenue: dict[int, Decimal] = {}
-        self.skipped = 0
+        self.skipped_at = 0.0
         self._last_seen: dict[int, int] = {}
 
     def follow(self, schemas: WriterSchemas) -> None:
@@ -225,7 +227,7 @@ class Flow:
                 self._look_at(record)
         if len(records) == RECORDS_MAX:
             # More comes than is looked at one by one: go on at the end.
-            self.skipped += 1
+            self.skipped_at = time.time()
             self.close()
 
     def _look_at(self, record: Record) -> None:

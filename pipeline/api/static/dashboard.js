@@ -71,7 +71,7 @@ class Chart {
       cursor: { show: false },
       scales: { y: { range: (_, low, high) => [0, Math.max(1, high ?? 1)] } },
       axes: [
-        { ...axis, space: 80, values: (_, ticks) => ticks.map((tick) => (tick % 60 ? clock(tick) : clock(tick).slice(0, 5))) },
+        { ...axis, size: 28, space: 80, values: (_, ticks) => ticks.map((tick) => (tick % 60 ? clock(tick) : clock(tick).slice(0, 5))) },
         { ...axis, size: 48, values: (_, ticks) => ticks.map((tick) => short.format(tick)) },
       ],
       series: [{}, ...this.series.map(({ variable }) => ({
@@ -266,7 +266,7 @@ function drawLetters(rows) {
     moment(it.failed_at), it.reason, it.source ?? "–", it.key ?? "no key", it.error,
   ]);
   $("letters").replaceChildren(rows.length
-    ? table([["Choose"], ["Letter"], ["Failed", "whole"], ["Reason"], ["Source", "text"], ["Key", "text key"], ["Error", "text"]], cells, { cards: true, label: "Dead letters" })
+    ? table([["Choose"], ["Letter"], ["Failed", "whole"], ["Reason"], ["Source", "text place"], ["Key", "text"], ["Error", "text"]], cells, { cards: true, label: "Dead letters" })
     : el("p", { class: "none" }, "No letter fits. Nothing was given up, or all of it was redriven."));
   put("where", total ? `${whole.format(offset + 1)}–${whole.format(offset + rows.length)} of ${whole.format(total)}` : "0 letters");
   $("newer").disabled = offset === 0;
