@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.core.record import Record
 from pipeline.core.retry import topic_name
+from pipeline.kafka.registry import Registry
 from pipeline.serde.avro import AvroReader
 from tests.integration.conftest import ORDERS_FILE, ROOT, Pipe, Process, declared, order, wait_until
 from tests.integration.test_consume import letters, publish
@@ -241,3 +242,24 @@ def test_members_come_go_stop_and_die_and_each_order_is_forwarded_once_in_its_or
     assert sum(decoded(record)["amount"] for record in found) == sum(
         Decimal(n + 1) + Decimal("0.5") for n in range(count)
     )
+
+
+def test_new_version_of_the_output_rolls_out_while_readers_of_the_old_one_go_on(forwarder: Pipe) -> None:
+    forwarder.produce([order(n) for n in range(10)])
+    assert forwarder.run("forward", "--until-end", "--instance", "one").code == 0
+    old = json.loads(SCHEMA)
+    new = old | {"fields": [*old["fields"], {"name": "channel", "type": ["null", "string"], "default": None}]}
+    (forwarder.schemas / f"{output(forwarder)}-value/v2.avsc").write_text(json.dumps(new))
+    forwarder.register_schemas()
+    # The instance that is restarted writes the version that it was released with; the transform knows nothing of it.
+    forwarder.produce([order(n) for n in range(10, 20)])
+    ended = forwarder.run("forward", "--until-end", "--instance", "one")
+    assert ended.code == 0, ended.stderr
+    with Registry(forwarder.registry_url) as registry:
+        found = forwarded(forwarder)
+        assert len({(record.value or b"")[:5] for record in found}) == 2, "two writer schemas"
+        for reader in (old, new):
+            read = AvroReader(reader, registry.schema_by_id)
+            data = [read.decode(record.value) for record in found]
+            assert {each["order_id"] for each in data} == {f"A-{n}" for n in range(20)}
+            assert [set(each) for each in data] == [{field["name"] for field in reader["fields"]}] * 20
