@@ -286,7 +286,7 @@ def _varint(b: bytes, p: int, first: int) -> tuple[int, int]:
             return found, p
         shift += 7
         if shift > 63:  # noqa: PLR2004  # ten bytes hold 64 bits
-            _bad(p, "a number of more than ten bytes")
+            _bad(p, "a number of more than 64 bits")
 
 
 def _int32(b: bytes, p: int, first: int) -> tuple[int, int]:

@@ -161,8 +161,8 @@ class Case:
 
 # Bytes of one field that lie about themselves: read, and in a field that the reader skips (B22).
 LYING_FIELDS = (
-    ("B18-varint-of-11-bytes", {"seen": b"\x80" * 10 + b"\x01"}, "more than ten bytes"),
-    ("B18-varint-of-500-bytes", {"seen": b"\x80" * 500 + b"\x01"}, "more than ten bytes"),
+    ("B18-varint-of-11-bytes", {"seen": b"\x80" * 10 + b"\x01"}, "more than 64 bits"),
+    ("B18-varint-of-500-bytes", {"seen": b"\x80" * 500 + b"\x01"}, "more than 64 bits"),
     ("B18-varint-of-70-bits", {"seen": b"\xff" * 9 + b"\x7f"}, "more than 64 bits"),
     ("B19-int-of-33-bits", {"weight": number(2**31)}, "more than 32 bits"),
     ("B19-int-of-6-bytes", {"weight": b"\x80" * 5 + b"\x01"}, "more than 32 bits"),
