@@ -575,7 +575,11 @@ def _ends(settings: Settings, topics: Sequence[str]) -> dict[TopicPartition, int
     asked.wait_until_reachable(_RETRY_EVERY_S)
     if asked.partitions(topics[0]) is None:
         raise TopicRefused(f"The topic {topics[0]} is not there. Create the declared topics: make topics.")
-    return {TopicPartition(topic, each): end for topic in topics for each, end in asked.end_offsets(topic).items()}
+    try:
+        return {TopicPartition(topic, each): end for topic in topics for each, end in asked.end_offsets(topic).items()}
+    except TopicRefused as error:
+        # The source is there; a retry topic that was made a moment ago is not known to every broker yet.
+        raise BrokerUnavailable(str(error)) from error
 
 
 def _wait_for(attempt: Callable[[], T], *, stopping: Callable[[], bool], give_up_after_s: float | None) -> T:
