@@ -18,6 +18,8 @@ from tests.integration.browser import PATH, WHY_NOT, chromium
 from tests.integration.conftest import Pipe, order, wait_until
 from tests.integration.web import running
 
+# A condition with a deadline that a busy machine keeps, too.
+expect.set_options(timeout=30_000)
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.xdist_group("browser"),
