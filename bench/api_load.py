@@ -50,7 +50,7 @@ class Itself:
     def serve(self, timeout_s: float = 0) -> None:
         time.sleep(timeout_s)
 
-    def close(self) -> None:
+    def close(self, within_s: float | None = None) -> None:
         pass
 
 

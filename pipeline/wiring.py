@@ -157,7 +157,10 @@ def order_publisher(settings: Settings, stopping: Callable[[], bool]) -> tuple[I
 
     A registry or a broker that is away is waited for without end; `Stopped` when asked to stop meanwhile.
     """
-    topic, properties = settings.kafka.topic, config.producer(settings.kafka)
+    topic = settings.kafka.topic
+    # Without end: whoever asked is told "unknown" by the API's own clock. Where the client's runs out with a record under way,
+    # it begins a new epoch, and writes what was under way with it once more.
+    properties = config.producer(settings.kafka) | {"message.timeout.ms": 0}
     config.check(settings.kafka)
     _require_orders(settings, topic)
     wait = partial(_wait_for, stopping=stopping, give_up_after_s=None)

@@ -33,7 +33,7 @@ class Publisher(Protocol):
 
     def serve(self, timeout_s: float = 0) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, within_s: float | None = None) -> None: ...
 
 
 class QueueFull(Exception):
@@ -103,11 +103,11 @@ class Publishing:
                 raise QueueFull
             await asyncio.sleep(_ROOM_EVERY_S)
 
-    async def close(self) -> None:
-        """Wait until each order has its word, which the client's message.timeout.ms bounds."""
+    async def close(self, within_s: float | None = None) -> None:
+        """Wait until each order has its word, at most `within_s` seconds; what has none then stays unknown."""
         self._over.set()
         await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._publisher.close)
+        await asyncio.to_thread(self._publisher.close, within_s)
         self._tell()
 
     def _poll(self) -> None:

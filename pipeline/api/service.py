@@ -90,7 +90,7 @@ class Service:
         if self._finding is not None:
             await self._finding
         if self._publishing is not None:
-            await self._publishing.close()
+            await self._publishing.close(self.settings.kafka.message_timeout_ms / 1000)
         await asyncio.to_thread(self.watch.stop)
         self.store.close()
 

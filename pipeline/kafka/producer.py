@@ -1,6 +1,7 @@
 """The idempotent producer: every record it takes ends in exactly one delivery report."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,9 +89,13 @@ class IdempotentProducer:
             return False
         return found is not None and found.error is not None and found.error.name() in TOPIC_ABSENT
 
-    def close(self) -> None:
-        """Flush, then let go of the connections."""
-        self.flush()
+    def close(self, within_s: float | None = None) -> None:
+        """Flush, then let go of the connections; what has no report after `within_s` seconds is given up, outcome unknown."""
+        deadline = None if within_s is None else time.monotonic() + within_s
+        while self._producer.flush(_FLUSH_SLICE_S):
+            if deadline is not None and time.monotonic() >= deadline:
+                self._producer.purge()
+                break
         self._producer.close()
 
 

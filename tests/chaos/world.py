@@ -361,6 +361,16 @@ class World:
 
         wait_until(in_sync, "all copies in sync", timeout_s)
 
+    def has_open_transaction(self) -> bool:
+        """Whether a reader of committed records has to wait on the output now."""
+        ends = []
+        for isolation in ("read_uncommitted", "read_committed"):
+            asked = Consumer(self.properties | {"group.id": "ends", "isolation.level": isolation, "log_level": 0})
+            wanted = [TopicPartition(self.output, each) for each in range(PARTITIONS)]
+            ends.append([asked.get_watermark_offsets(each, timeout=10) for each in wanted])
+            asked.close()
+        return bool(ends[0] != ends[1])
+
     # --- the end
 
     def stop_feeding(self) -> None:
@@ -408,7 +418,8 @@ class World:
         """Into its log: where each of its threads stands."""
         if each.process.poll() is None:
             each.signal(signal.SIGUSR1)
-            time.sleep(0.5)
+            with suppress(NotInTime):
+                wait_until(lambda: "most recent call first" in each.said(), "where it stands", 5)
 
     def _retries_are_empty(self) -> bool:
         there = [topic for topic in self.retries if self.cluster.partitions(topic) is not None]

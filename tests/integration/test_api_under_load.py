@@ -151,9 +151,6 @@ def resident_mb(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-# Fails now and then, and rightly: where message.timeout.ms runs out in flight, librdkafka begins a new epoch, and what waited
-# behind may be written once more. Apart until an acknowledged order cannot be there twice.
-@pytest.mark.long
 def test_broker_that_stands_still_is_said_and_every_answer_is_true_afterwards(hurt: Pipe, fragile: LocalStack) -> None:
     hurt.env |= {
         "PIPELINE_API__PUBLISH_TIMEOUT": "2s",

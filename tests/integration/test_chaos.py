@@ -4,7 +4,6 @@ On a cluster of three brokers of this file's own. The same faults by the dozen, 
 """
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,9 +174,10 @@ def test_zombie_that_commits_by_the_groups_name_alone_doubles_records(world: Cal
 def test_abort_without_a_rewind_loses_what_was_in_it(world: Callable[..., World], mutant: str) -> None:
     it = world(mutant=mutant, settings=SHORT_TRANSACTION)
     it.begin([], RATE)
-    one = it.start("a", "send-offsets:5")
+    one = it.start("a", "written:5")
     wait_until_stopped(one, "the fifth, published")
-    time.sleep(4)  # longer than a transaction may last: the coordinator aborts it
+    assert it.has_open_transaction()
+    wait_until(lambda: not it.has_open_transaction(), "its coordinator aborts it after its time-out")
     resume(one)
     it.flow(100)
     assert summary_has(violations(it), Kind.LOST_WRITE, wanted=bool(mutant))

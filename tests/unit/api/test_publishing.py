@@ -41,7 +41,7 @@ class Broker:
             return
         tell(Delivery("orders.v1", 0, 1, b"A-1", None))
 
-    def close(self) -> None:
+    def close(self, within_s: float | None = None) -> None:
         self.closed = True
         while not self.words.empty():
             self.serve()
