@@ -90,6 +90,27 @@ class Log(Protocol):
     def tail(self, starts: Mapping[TopicPartition, int]) -> Iterable[Record]: ...
 
 
+class InTransaction(Protocol):
+    """What can be done inside a transaction: it is seen with the rest of it, or not at all.
+
+    `on_offset` is told where a record lies, at the latest while the transaction is committed.
+    """
+
+    def publish(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        on_offset: Callable[[int], None] | None = None,
+    ) -> None: ...
+
+    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None: ...
+
+
 class Decoder(Protocol):
     """Bytes to datum."""
 

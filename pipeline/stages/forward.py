@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from pipeline.core.dead_letter import Letter, Worker
 from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, exhausted
-from pipeline.core.ports import Decoder, Encoder, Listener, Log, Source
-from pipeline.core.record import Headers, Keyed, Record, TopicPartition
+from pipeline.core.ports import Decoder, Encoder, InTransaction, Listener, Log, Source
+from pipeline.core.record import Keyed, Record, TopicPartition
 from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
 from pipeline.errors import (
     HandlerFailed,
@@ -41,26 +41,12 @@ _PLACE = itemgetter(0, 1)
 _log = logging.getLogger(__name__)
 
 
-class Transactions(Protocol):
+class Transactions(InTransaction, Protocol):
     """A transactional producer; where `usable` is false it has to be made anew before the next transaction."""
 
     usable: bool
 
     def begin(self) -> None: ...
-
-    def publish(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        *,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-        on_offset: Callable[[int], None] | None = None,
-    ) -> None: ...
-
-    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None: ...
 
     def commit(self) -> None: ...
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
-from pipeline.core.ports import Decoder
+from pipeline.core.ports import Decoder, InTransaction
 from pipeline.core.record import Headers, Record, TopicPartition
 from pipeline.core.redrive import PARKED, REDRIVEN, LetterId, Selection, Watermarks, letter_id, original
 from pipeline.core.retry import Journey
@@ -23,25 +23,12 @@ _PAUSE_S_MAX = 0.2
 Patch = Callable[[str, bytes | None], bytes]
 
 
-class Transactions(Protocol):
+class Transactions(InTransaction, Protocol):
     """A transactional producer that holds the id of this dead-letter topic."""
 
     usable: bool
 
     def transaction(self) -> AbstractContextManager[None]: ...
-
-    def publish(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        *,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> None: ...
-
-    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None: ...
 
 
 @dataclass(slots=True)
