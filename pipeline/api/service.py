@@ -42,7 +42,7 @@ class Service:
         self.stopping = threading.Event()
         self.watch = Watch(settings, self._failures)
         self.worker = Worker(settings, self._joined, self.watch.settled) if settings.api.worker else None
-        self.redriving = Redriving(settings, self.stopping.is_set)
+        self.redriving = Redriving(settings, self.stopping.is_set, self.watch.due_of)
         self._stage: Consume | None = None
         self._connect = connect
         self._publishing: Publishing | None = None

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline import wiring
 from pipeline.core.failures import Failure
 from pipeline.core.record import Record
+from pipeline.core.redrive import LetterId
 from pipeline.errors import PipelineError, RecordError, Unavailable
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.follow import Follower
@@ -98,6 +99,12 @@ class Watch:
         if self._index is None or self._letters_problem:
             raise Unavailable(f"The dead letters cannot be told: {self._letters_problem}")
         return self._index
+
+    def due_of(self, letters: Iterable[LetterId]) -> int:
+        """How many of these letters are due, by a reading of now; raises `Unavailable` when they cannot be read."""
+        if self._index is not None:
+            self._read_letters(self._index)
+        return self.index.due(letters)
 
     def _run(self) -> None:
         with wiring.letter_index(self._settings) as index, wiring.registry(self._settings) as writers:

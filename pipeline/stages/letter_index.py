@@ -50,7 +50,7 @@ class Page:
 
 class LetterIndex:
     """The letters of one topic. `bounds` gives the first offset and the end of each partition of a topic, nothing where it
-    is not there; `read` what lies between two offsets. `refresh` by one thread at a time, everything else by any.
+    is not there; `read` what lies between two offsets. Every method by any thread; of `refresh`, one after the other.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class LetterIndex:
         self._bounds = bounds
         self._read = read
         self._limit = limit
+        self._refreshing = threading.Lock()
         self._lock = threading.Lock()
         self._next: dict[str, dict[int, int]] = {topic: {}, topic + REDRIVEN: {}}
         self._marks: dict[LetterId, int | None] = {}
@@ -76,22 +77,23 @@ class LetterIndex:
 
     def refresh(self) -> None:
         """Read what came since the last time. Raises what reading raises; the next time begins where this one did."""
-        ledger_bounds, bounds = self._bounds(self._topic + REDRIVEN), self._bounds(self._topic)
-        marks = ledger(self._read(self._unread(self._topic + REDRIVEN, ledger_bounds)))
-        unread = self._unread(self._topic, bounds)
-        reader = replace(self._reader, records=lambda: self._read(unread), ledger=dict)
-        rows = {letter.id: _row(letter) for letter in reader.letters()}
-        with self._lock:
-            self._marks |= marks
-            # What was deleted, also where the topic was made anew: its offsets begin again below what was read.
-            gone = [each for each in self._rows if not self._is_there(each, bounds)]
-            for each in gone:
-                del self._rows[each]
-            self._rows |= rows
-            if rows or gone or marks:
-                self._sorted = self._stats = None
-            for topic, found in ((self._topic + REDRIVEN, ledger_bounds), (self._topic, bounds)):
-                self._next[topic] = {partition: end for partition, (_, end) in found.items()}
+        with self._refreshing:
+            ledger_bounds, bounds = self._bounds(self._topic + REDRIVEN), self._bounds(self._topic)
+            marks = ledger(self._read(self._unread(self._topic + REDRIVEN, ledger_bounds)))
+            unread = self._unread(self._topic, bounds)
+            reader = replace(self._reader, records=lambda: self._read(unread), ledger=dict)
+            rows = {letter.id: _row(letter) for letter in reader.letters()}
+            with self._lock:
+                self._marks |= marks
+                # What was deleted, also where the topic was made anew: its offsets begin again below what was read.
+                gone = [each for each in self._rows if not self._is_there(each, bounds)]
+                for each in gone:
+                    del self._rows[each]
+                self._rows |= rows
+                if rows or gone or marks:
+                    self._sorted = self._stats = None
+                for topic, found in ((self._topic + REDRIVEN, ledger_bounds), (self._topic, bounds)):
+                    self._next[topic] = {partition: end for partition, (_, end) in found.items()}
 
     def _unread(self, topic: str, bounds: Bounds) -> dict[TopicPartition, tuple[int, int]]:
         unread = {}
@@ -118,6 +120,12 @@ class LetterIndex:
                 if state in {"all", self._state(row)} and selection.matches(row.id, row.reason, row.key, row.envelope)
             ]
             return Page([self._said(row) for row in found[offset : offset + limit]], len(found))
+
+    def due(self, letters: Iterable[LetterId]) -> int:
+        """How many of these are listed as due."""
+        with self._lock:
+            rows = (self._rows.get(each) for each in letters)
+            return sum(row is not None and self._state(row) == "due" for row in rows)
 
     def stats(self) -> dict[str, Any]:
         """How many letters there are, due and redriven, and those that are due by reason and by source topic."""

@@ -159,6 +159,26 @@ def test_redrive_of_other_letters_than_were_shown_is_refused(pipe: Pipe) -> None
     assert pipe.run("deadletters", "stats", "--json").json["due"] == 2
 
 
+def test_list_that_is_read_after_a_redrive_has_it(pipe: Pipe) -> None:
+    pipe.produce([order(1, amount="0"), order(2, amount="0"), order(3, amount="0")])
+    assert pipe.run("consume", "--until-end").code == 0
+    with running(pipe, "--no-worker") as web:
+
+        def due() -> list[str]:
+            # Nobody watches, so only a redrive makes the app read the letters.
+            answer = web.http.get("/dashboard/letters")
+            return [row["id"] for row in answer.json()["rows"]] if answer.status_code == 200 else []
+
+        asked = {"selection": {"key": "A-1"}, "dry_run": False, "expect": 1}
+        assert web.http.post("/dashboard/redrive", json=asked).json()["redriven"] == 1
+        left = due()
+        assert len(left) == 2
+        for letter in left:
+            asked = {"selection": {"ids": [letter]}, "dry_run": False, "expect": 1}
+            assert web.http.post("/dashboard/redrive", json=asked).json()["redriven"] == 1
+            assert letter not in due()
+
+
 def test_broker_that_stops_is_said_in_a_banner_that_goes_when_it_is_back(
     pipe: Pipe, fragile: LocalStack, open_page: Open
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.dead_letter import Letter, Worker
 from pipeline.core.failures import Failure, FailureKind
 from pipeline.core.record import Record, TopicPartition
-from pipeline.core.redrive import REDRIVEN, Selection
+from pipeline.core.redrive import REDRIVEN, Selection, letter_id
 from pipeline.errors import Refused, RegistryUnavailable, Undecodable
 from pipeline.stages.letter_index import LetterIndex
 from pipeline.stages.letters import LetterReader
@@ -106,7 +106,10 @@ def test_redriven_letter_leaves_those_that_are_due(topics: Topics) -> None:
     first, second = topics.letter(), topics.letter()
     topics.index.refresh()
     topics.mark(first)
+    everyone = [letter_id(each) for each in (first, second, "7:7")]
+    assert topics.index.due(everyone) == 2, "not read yet"
     topics.index.refresh()
+    assert topics.index.due(everyone) == 1
     assert (topics.ids(), topics.ids(state="redriven"), len(topics.ids(state="all"))) == ([second], [first], 2)
     assert topics.index.stats()["redriven"] == 1
     assert topics.index.show(first)["state"] == "redriven"

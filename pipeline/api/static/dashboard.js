@@ -327,7 +327,8 @@ async function confirmRedrive(selection) {
         const done = await send({ selection, everything, dry_run: false, expect: plan.selected });
         show(el("p", { role: "status" }, `${whole.format(done.redriven)} redriven, ${whole.format(done.parked)} parked, ${whole.format(done.skipped)} left, in ${span(done.seconds)}.`), el("div", { class: "bar" }, close("Close")));
         chosen.clear();
-        waitingForLetters = true;
+        // The answer came when the app's own list had it.
+        loadLetters();
       } catch (error) {
         show(el("p", { class: "problem" }, error.message), el("div", { class: "bar" }, close("Close")));
       }
