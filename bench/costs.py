@@ -34,6 +34,7 @@ CONTENDERS = (
     Contender("pipeline, produce", ours("ours", "produce"), PRODUCE, TOPIC, reads=False),
     Contender("pipeline, produce from NDJSON", ours("ours", "produce_text"), PRODUCE, TOPIC, reads=False),
     Contender(CONSUME, ours("raw", "consume"), CONSUME),
+    Contender("raw client, consume, our fetching", ours("raw", "consume_ours"), CONSUME),
     Contender("raw client, poll one by one", ours("raw", "poll"), CONSUME),
     Contender("client's AvroDeserializer, consume", ours("naive", "consume"), CONSUME),
     Contender("Quix Streams, consume", quix("consume"), CONSUME),

@@ -64,7 +64,7 @@ def main(
                 )
             )
         # The supervisor needs no client.
-        from pipeline import wiring  # noqa: PLC0415
+        from pipeline import heap, wiring  # noqa: PLC0415
         from pipeline.errors import Stopped  # noqa: PLC0415
         from pipeline.stages.consume import Totals  # noqa: PLC0415
 
@@ -76,6 +76,7 @@ def main(
                 ) as stage,
                 metrics.served(stage, labels, configured.metrics.host, configured.metrics.port),
             ):
+                heap.settle()
                 try:
                     with telemetry.progress("consumed", stage.counts) as tick:
                         stage.run(stopping, tick)

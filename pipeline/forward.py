@@ -67,7 +67,7 @@ def main(
                 )
             )
         # The supervisor needs no client.
-        from pipeline import wiring  # noqa: PLC0415
+        from pipeline import heap, wiring  # noqa: PLC0415
         from pipeline.errors import Stopped  # noqa: PLC0415
         from pipeline.stages.forward import Totals  # noqa: PLC0415
 
@@ -83,6 +83,7 @@ def main(
                 ) as stage,
                 metrics.served(stage, labels, configured.metrics.host, configured.metrics.port),
             ):
+                heap.settle()
                 try:
                     with telemetry.progress("forwarded", stage.counts) as tick:
                         stage.run(stopping, tick)

@@ -32,7 +32,7 @@ def main(
     input was refused.
     """
     # Imported here so that --help does not load the client.
-    from pipeline import settings, telemetry, wiring  # noqa: PLC0415
+    from pipeline import heap, settings, telemetry, wiring  # noqa: PLC0415
     from pipeline.errors import Stopped  # noqa: PLC0415
     from pipeline.stages.intake import open_orders  # noqa: PLC0415
     from pipeline.stages.produce import Totals  # noqa: PLC0415
@@ -49,6 +49,7 @@ def main(
                 ) as stage,
             ):
                 orders.meanwhile = stage.meanwhile
+                heap.settle()
                 try:
                     with telemetry.progress("published", stage.counts, generate) as tick:
                         stage.run(orders, stopping, tick)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import handlers
 from bench.task import Outcome, Span, Task, rss, run
-from pipeline import wiring
+from pipeline import heap, wiring
 from pipeline.kafka import config
 from pipeline.kafka.producer import IdempotentProducer
 from pipeline.orders import OrderPlaced, generate
@@ -177,6 +177,7 @@ def latency(task: Task) -> Outcome:
 
 
 if __name__ == "__main__":
+    heap.settle()
     run(
         {
             "produce": produce,

@@ -23,7 +23,7 @@ def main(
     Exit codes: 0 stopped · 1 failed while running · 2 refused at the start · 4 another process with the same instance
     name took over the worker. Broker, registry and store that are absent are waited for.
     """
-    from pipeline import settings, telemetry  # noqa: PLC0415  # --help must not load the client
+    from pipeline import heap, settings, telemetry  # noqa: PLC0415  # --help must not load the client
     from pipeline.errors import Refused  # noqa: PLC0415
 
     with telemetry.exit_codes():
@@ -56,6 +56,7 @@ def main(
                 telemetry.say(
                     "! No PIPELINE_API__KEYS: whoever reaches this address may send orders and read dead letters."
                 )
+            heap.settle()
             server.serve(web.application(holds), holds, listening, stopping)
 
 

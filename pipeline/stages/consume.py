@@ -49,7 +49,7 @@ BUSY_POLL_S = 0.005
 # What is read and not settled: bounds the memory, and how much is read again after a crash.
 IN_FLIGHT_RECORDS_MAX = 2_000
 IN_FLIGHT_BYTES_MAX = 64_000_000
-# So long the polling rests when that is full; only then partitions are paused, which drops what was fetched ahead.
+# So long the polling rests while that is full; only then partitions are paused, which drops what was fetched ahead.
 FULL_PATIENCE_S = 1.0
 COMMIT_EVERY_S = 0.1
 LAST_COMMIT_S = 10.0
@@ -134,6 +134,7 @@ class Consume:
         self._numbers = 0
         self._bytes = 0
         self._full_since: float | None = None
+        self._paused_full = False
         self._careful = 0
         self._sink_outage = _BackOff(clock)
         self._registry_outage = _BackOff(clock)
@@ -235,16 +236,21 @@ class Consume:
     def _is_full(self) -> bool:
         """Whether to read nothing now. When that lasts, partitions are paused, so that polling can go on."""
         size = self._unsettled + len(self._outbox)
-        if size < IN_FLIGHT_RECORDS_MAX and self._bytes < IN_FLIGHT_BYTES_MAX:
-            if self._full_since is not None and size <= IN_FLIGHT_RECORDS_MAX // 2:
-                self._full_since = None
+        full = size >= IN_FLIGHT_RECORDS_MAX or self._bytes >= IN_FLIGHT_BYTES_MAX
+        if self._paused_full:
+            if not full and size <= IN_FLIGHT_RECORDS_MAX // 2:
+                self._paused_full, self._full_since = False, None
                 self._free(self._partitions.open.values(), "full")
+            return False
+        if not full:
+            self._full_since = None
             return False
         now = self._clock()
         if self._full_since is None:
             self._full_since = now
         if now - self._full_since < FULL_PATIENCE_S:
             return True
+        self._paused_full = True
         self._hold(self._partitions.open.values(), "full")
         return False
 
@@ -681,7 +687,7 @@ class Consume:
         if self._crash_limit and any(not stream.note.clean for stream in opened):
             self._careful = CAREFUL_RECORDS
             _log.warning("the last worker here did not stop in good order: going one record at a time for a while")
-        if self._full_since is not None:
+        if self._paused_full:
             self._hold(opened, "full")
         self._source.resume([stream.where for stream in opened if not stream.holds])
 

@@ -18,6 +18,8 @@ from pipeline.stages.handlers import Handler, Kind
 from pipeline.stages.work import Run
 
 BATCH_RECORDS_MAX = 500
+# So long what coroutines finished is gathered before it is given back.
+GATHER_S = 0.002
 _LEAVE_S = 1.0
 
 
@@ -170,6 +172,7 @@ class LoopCrew:
         self._awake = False
         self._closing = False
         self._finished = _Finished()
+        self._ended: list[Done] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="handlers", daemon=True)
@@ -214,6 +217,7 @@ class LoopCrew:
         try:
             self._loop.run_forever()
         finally:
+            self._give_all_back()
             self._loop.close()
 
     def _begin(self) -> None:
@@ -236,14 +240,27 @@ class LoopCrew:
                 try:
                     await self._function(work.event, work.record)
                 except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
-                    self._finished.put([Done(work, error)])
+                    self._give_back(Done(work, error))
                     # A handler that cancelled itself has ended; its hand takes the next one.
                     while task is not None and task.cancelling():
                         task.uncancel()
                 else:
-                    self._finished.put([Done(work)])
+                    self._give_back(Done(work))
         finally:
             self._running -= 1
+
+    def _give_back(self, done: Done) -> None:
+        """Several at once, as long as no hand waits for a next one: each time the other thread has to be woken."""
+        self._ended.append(done)
+        if not self._todo:
+            self._give_all_back()
+        elif len(self._ended) == 1:
+            self._loop.call_later(GATHER_S, self._give_all_back)
+
+    def _give_all_back(self) -> None:
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._finished.put(ended)
 
     def _stop(self) -> None:
         self._closing = True
