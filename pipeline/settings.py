@@ -153,11 +153,12 @@ class Kafka(_Section):
 
 
 class Consume(_Section):
-    """How many processes, how many handlers side by side in each, and how many deaths of its worker a record is granted."""
+    """How many processes, handlers side by side in each, records at once, and deaths of its worker that a record is granted."""
 
     processes: Processes = 1
 
     concurrency: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 1
+    batch: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 2000
     crash_limit: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1000), AfterValidator(_crash_limit)] = 3
 
 

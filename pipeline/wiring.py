@@ -207,7 +207,7 @@ def consume(
         wait(lambda: _provide_retry_topics(settings, topics))
         ends = wait(lambda: _ends(settings, topics)) if until_end else None
         publisher = opened.enter_context(closing(IdempotentProducer(config.producer(kafka))))
-        crew = opened.enter_context(closing(crew_for(work, settings.consume.concurrency)))
+        crew = opened.enter_context(closing(crew_for(work, settings.consume.concurrency, settings.consume.batch)))
 
         def join(listener: Listener) -> GroupConsumer:
             return opened.enter_context(closing(GroupConsumer(properties, topics, listener)))

@@ -59,6 +59,7 @@ def _compiled(schema: Json, *, values: bool) -> Any:
     namespace: dict[str, Any] = {
         "bad": _bad,
         "ended": _ended,
+        "cut": _cut,
         "varint": _varint,
         "int32": _int32,
         "skip": _skip,
@@ -71,15 +72,7 @@ def _compiled(schema: Json, *, values: bool) -> Any:
         **source.constants,
     }
     exec(compile(source.text(), "<walk>", "exec"), namespace)  # noqa: S102  # our own lines, with numbers of the schema
-    walk: Callable[[bytes, int], Any] = namespace["datum"]
-
-    def walked(value: bytes, start: int) -> Any:
-        try:
-            return walk(value, start)
-        except IndexError:
-            raise Undecodable(f"The bytes end in the middle of the datum, after {len(value) - start} bytes.") from None
-
-    return walked
+    return namespace["datum"]
 
 
 class _Source:
@@ -100,8 +93,9 @@ class _Source:
 
     def text(self) -> str:
         """All functions; `datum` is the way in."""
-        end = ["    if p != n: ended(p, n)", "    return v"]
-        return "\n".join([*self._lines, "def datum(b, p):", "    n = len(b)", "    v = None", *self._root, *end])
+        begin = ["def datum(b, p):", "    n, s, v = len(b), p, None", "    try:"]
+        body = [f"    {line}" for line in (*self._root, "    if p != n: ended(p, n)", "    return v")]
+        return "\n".join([*self._lines, *begin, *body, "    except IndexError:", "        cut(n - s)"])
 
     def _whole(self, root: Json) -> list[str]:
         it = self._resolved.definition(root)
@@ -267,6 +261,10 @@ def _ended(stopped: int, end: int) -> None:
     if stopped > end:
         raise Undecodable(f"The bytes end {stopped - end} bytes before the datum does.")
     raise Undecodable(f"{end - stopped} bytes are left over after the datum.")
+
+
+def _cut(size: int) -> None:
+    raise Undecodable(f"The bytes end in the middle of the datum, after {size} bytes.") from None
 
 
 def _bad(position: int, what: str) -> None:

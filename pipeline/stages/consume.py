@@ -46,8 +46,9 @@ POLL_RECORDS_MAX = 500
 IDLE_POLL_S = 0.25
 # While handlers run, what they finish is looked after this often.
 BUSY_POLL_S = 0.005
-# What is read and not settled: bounds the memory, and how much is read again after a crash.
+# What is read and not settled: bounds the memory, and how much is read again after a crash. More only for long lists.
 IN_FLIGHT_RECORDS_MAX = 2_000
+IN_FLIGHT_RECORDS_LIMIT = 10_000
 IN_FLIGHT_BYTES_MAX = 64_000_000
 # So long the polling rests while that is full; only then partitions are paused, which drops what was fetched ahead.
 FULL_PATIENCE_S = 1.0
@@ -130,6 +131,9 @@ class Consume:
         self._lanes: Lanes[Work] = Lanes()
         self._straight = Straight(self._work_of, crew.list_max)
         self._in_hand: Run | None = None
+        # While every hand has a list, one more gets ready.
+        lists = min(IN_FLIGHT_RECORDS_LIMIT, (crew.room + 1) * crew.list_max)
+        self._in_flight_max = max(IN_FLIGHT_RECORDS_MAX, lists)
         self._partitions = Partitions(topics, log, clock, together=keep_order)
         self._numbers = 0
         self._bytes = 0
@@ -236,9 +240,9 @@ class Consume:
     def _is_full(self) -> bool:
         """Whether to read nothing now. When that lasts, partitions are paused, so that polling can go on."""
         size = self._unsettled + len(self._outbox)
-        full = size >= IN_FLIGHT_RECORDS_MAX or self._bytes >= IN_FLIGHT_BYTES_MAX
+        full = size >= self._in_flight_max or self._bytes >= IN_FLIGHT_BYTES_MAX
         if self._paused_full:
-            if not full and size <= IN_FLIGHT_RECORDS_MAX // 2:
+            if not full and size <= self._in_flight_max // 2:
                 self._paused_full, self._full_since = False, None
                 self._free(self._partitions.open.values(), "full")
             return False

@@ -17,7 +17,8 @@ from pipeline.core.record import Record
 from pipeline.stages.handlers import Handler, Kind
 from pipeline.stages.work import Run
 
-BATCH_RECORDS_MAX = 500
+# One hand alone takes so many at once: it loses nothing, and saves a hand-over for each.
+LIST_RECORDS_MAX = 500
 # So long what coroutines finished is gathered before it is given back.
 GATHER_S = 0.002
 _LEAVE_S = 1.0
@@ -63,14 +64,13 @@ class Crew(Protocol):
     def close(self) -> None: ...
 
 
-def crew_for(handler: Handler, concurrency: int) -> Crew:
-    """The crew that fits the handler's kind, with so many hands."""
+def crew_for(handler: Handler, concurrency: int, batch: int) -> Crew:
+    """The crew that fits the handler's kind, with so many hands; a batch handler gets up to `batch` records at once."""
     if handler.kind is Kind.ASYNC:
         return LoopCrew(handler.function, concurrency)
     if handler.kind is Kind.BATCH:
-        return ThreadCrew(lambda works: run_batch(handler.function, works), concurrency, BATCH_RECORDS_MAX)
-    # One hand alone loses nothing by taking many at once, and saves a hand-over for each.
-    many = BATCH_RECORDS_MAX if concurrency == 1 else 1
+        return ThreadCrew(lambda works: run_batch(handler.function, works), concurrency, batch)
+    many = LIST_RECORDS_MAX if concurrency == 1 else 1
     return ThreadCrew(lambda works: run_each(handler.function, works), concurrency, many)
 
 

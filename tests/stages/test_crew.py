@@ -287,7 +287,7 @@ def test_as_many_run_side_by_side_as_there_are_hands(kind: str) -> None:
         await asyncio.to_thread(go.wait, DEADLINE_S)
         enter(-1)
 
-    crew = crew_for(adapt(handle if kind == "threads" else handle_async, "test"), hands)
+    crew = crew_for(adapt(handle if kind == "threads" else handle_async, "test"), hands, 500)
     todo = works(*range(2 * hands))
     for work in todo:
         assert crew.room > 0
@@ -313,7 +313,7 @@ def test_recall_gives_back_what_nobody_has_begun(kind: str) -> None:
         begun.append(event)  # type: ignore[arg-type]
         await asyncio.to_thread(go.wait, DEADLINE_S)
 
-    crew = crew_for(adapt(handle if kind == "threads" else handle_async, "test"), 2)
+    crew = crew_for(adapt(handle if kind == "threads" else handle_async, "test"), 2, 500)
     for work in works("a", "b", "c", "d"):
         crew.submit([work])
     await_(lambda: len(begun) == 2)
@@ -341,7 +341,7 @@ def test_async_handler_that_is_cancelled_from_within_does_not_stop_its_hand() ->
         async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
             group.create_task(asyncio.sleep(0))
 
-    crew = crew_for(adapt(handle, "test"), 1)
+    crew = crew_for(adapt(handle, "test"), 1, 500)
     crew.submit(works("cancels", "raises", "leaves", "ok"))
     done = collect(crew, 4)
     assert [(it.work.event, type(it.error).__name__) for it in done] == [
@@ -354,6 +354,26 @@ def test_async_handler_that_is_cancelled_from_within_does_not_stop_its_hand() ->
     assert crew._loop.is_closed()
 
 
+def test_coroutines_that_end_together_come_back_together_and_the_last_ones_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nothing comes back by this clock, so what comes back does so because nobody waits for a hand any more.
+    monkeypatch.setattr("pipeline.stages.crew.GATHER_S", 3_600.0)
+    go = threading.Event()
+
+    async def handle(event: dict, record: Record) -> None:
+        await asyncio.to_thread(go.wait, DEADLINE_S)
+
+    crew = crew_for(adapt(handle, "test"), 2, 500)
+    crew.submit(works(*range(4)))
+    assert crew.finished(0) == []
+    go.set()
+    first = crew.finished(DEADLINE_S)
+    assert len(first) >= 2, "the first one was kept while somebody waited"
+    assert len(first) + len(collect(crew, 4 - len(first))) == 4
+    crew.close()
+
+
 def test_close_cancels_what_runs_still_and_starts_nothing_new() -> None:
     begun: list[str] = []
 
@@ -361,7 +381,7 @@ def test_close_cancels_what_runs_still_and_starts_nothing_new() -> None:
         begun.append(event)  # type: ignore[arg-type]
         await asyncio.sleep(3_600)
 
-    crew = crew_for(adapt(handle, "test"), 1)
+    crew = crew_for(adapt(handle, "test"), 1, 500)
     crew.submit(works("a", "b"))
     await_(lambda: begun == ["a"])
     crew.close()
@@ -383,7 +403,7 @@ def test_close_does_not_hang_on_a_handler_that_does(kind: str) -> None:
     async def handle_async(event: dict, record: Record) -> None:
         handle(event, record)
 
-    crew = crew_for(adapt(handle if kind == "threads" else handle_async, "test"), 1)
+    crew = crew_for(adapt(handle if kind == "threads" else handle_async, "test"), 1, 500)
     crew.submit(works("a"))
     assert begun.wait(DEADLINE_S)
     before = time.monotonic()
@@ -395,7 +415,7 @@ def test_close_does_not_hang_on_a_handler_that_does(kind: str) -> None:
 
 
 def test_hands_end_when_the_crew_is_closed() -> None:
-    crew = crew_for(adapt(lambda_handler, "test"), 3)
+    crew = crew_for(adapt(lambda_handler, "test"), 3, 500)
     crew.submit(works("a"))
     collect(crew, 1)
     crew.close()
@@ -417,6 +437,6 @@ def test_crew_fits_the_handlers_kind() -> None:
         (handle_batch, 2, ThreadCrew, 500),
         (handle_async, 4, LoopCrew, 1),
     ):
-        crew = crew_for(adapt(handler, "test"), hands)
+        crew = crew_for(adapt(handler, "test"), hands, 500)
         assert (type(crew), crew.list_max) == (kind, list_max)
         crew.close()

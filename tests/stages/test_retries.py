@@ -736,6 +736,24 @@ def test_full_worker_pauses_and_polls_on() -> None:
         assert mine == sorted(mine)
 
 
+def test_worker_that_is_kept_full_reads_on_without_a_pause() -> None:
+    bench = mortal()
+    for number in range(20_000):
+        bench.broker.write(P0, b"%d" % number, b"%d" % number)
+    crew = HeldCrew(bench.handler, hands=100)
+    crew.let_go = True
+    bench.start(crew=crew)
+    bench.until(lambda: bench.stage._full_since is not None)
+    began, pauses, sizes = bench.clock.now, 0, set()
+    while bench.clock.now < began + 3 * consume.FULL_PATIENCE_S and len(bench.effects) < 17_000:
+        bench.stage._turn()
+        pauses += P0 in bench.member.paused
+        sizes.add(bench.stage._unsettled)
+    assert bench.clock.now >= began + 2 * consume.FULL_PATIENCE_S, "it was full for long enough"
+    assert min(sizes) > consume.IN_FLIGHT_RECORDS_MAX // 2, "it was near to full all the time"
+    assert pauses == 0, "a pause drops what was fetched ahead"
+
+
 def test_letters_on_their_way_when_partitions_are_lost_leave_room_for_others() -> None:
     bench = Bench("bad1", "bad2")
     bench.publisher.fails = lambda topic: "lost"
