@@ -155,6 +155,8 @@ def test_two_forwarders_of_which_one_is_killed_forward_each_order_once(forwarder
     os.kill(before[1], signal.SIGKILL)
     forwarder.produce(lines(range(ORDERS, 2 * ORDERS)))
     wait_until(lambda: forwarder.lag() == 0, "all of them committed")
+    # The other one may be done with all of it within the second after which the killed one is started again.
+    wait_until(lambda: children(worker).get(1) not in {None, before[1]}, "it is started again")
     ended = worker.end()
     assert ended.code == 0, ended.stderr
     assert ended.json["restarts"] == 1
