@@ -1,7 +1,8 @@
 """The garbage collector, set for a process through which records stream.
 
-Reference counts free a record as soon as nobody needs it. What the collector adds is a look at everything that lives, each
-time 700 more objects were made than freed, and a worker with 2 000 records in hand makes that happen all the time.
+Reference counts free a record as soon as nobody needs it. What the collector adds is looks at what lives: at the young
+whenever some hundred objects more were made than freed, and now and then at all. A worker with thousands of records in hand
+makes that happen all the time, and nothing is found.
 """
 
 import gc

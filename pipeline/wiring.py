@@ -588,9 +588,9 @@ def _ends(settings: Settings, topics: Sequence[str]) -> dict[TopicPartition, int
 def _wait_for(attempt: Callable[[], T], *, stopping: Callable[[], bool], give_up_after_s: float | None) -> T:
     """What `attempt` returns once nothing it needs is down; `Stopped` when asked to stop before.
 
-    What is waited for is said, once.
+    What is waited for is said, once, and not before it was tried twice: a topic made a moment ago has no leader yet.
     """
-    started, said = time.monotonic(), ""
+    started, tried, said = time.monotonic(), False, ""
     while not stopping():
         try:
             return attempt()
@@ -598,8 +598,9 @@ def _wait_for(attempt: Callable[[], T], *, stopping: Callable[[], bool], give_up
             waited = time.monotonic() - started
             if give_up_after_s is not None and waited >= give_up_after_s:
                 raise type(outage)(f"{outage} (Tried for {waited:.0f} s.)") from outage
-            if str(outage) != said:
+            if tried and str(outage) != said:
                 said = str(outage)
                 _log.warning("%s Waiting for it.", outage)
+            tried = True
             time.sleep(_RETRY_EVERY_S)
     raise Stopped

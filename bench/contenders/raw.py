@@ -48,9 +48,9 @@ def produce(task: Task) -> Outcome:
     return span.outcome(len(keys))
 
 
-def consume(task: Task, *, fetching: bool = False) -> Outcome:
+def consume(task: Task, *, our_fetching: bool = False) -> Outcome:
     """The topic from end to end in batches; records are counted, nothing else."""
-    consumer = _consumer(task, fetching)
+    consumer = _consumer(task, our_fetching=our_fetching)
     assign = _whole(consumer, task.topic)
     span = Span()
     # From the assignment on: after the first record, much of a small topic would lie in the client's queue already.
@@ -66,9 +66,9 @@ def consume(task: Task, *, fetching: bool = False) -> Outcome:
     return span.outcome(seen)
 
 
-def poll(task: Task, *, fetching: bool = False) -> Outcome:
+def poll(task: Task) -> Outcome:
     """The same one by one, as every example of the client reads."""
-    consumer = _consumer(task, fetching)
+    consumer = _consumer(task, our_fetching=False)
     assign = _whole(consumer, task.topic)
     span = Span()
     span.start()
@@ -123,12 +123,12 @@ def forward(task: Task) -> Outcome:
 
 def consume_ours(task: Task) -> Outcome:
     """The same with all of the pipeline's settings."""
-    return consume(task, fetching=True)
+    return consume(task, our_fetching=True)
 
 
-def _consumer(task: Task, fetching: bool = True) -> Consumer:
+def _consumer(task: Task, *, our_fetching: bool = True) -> Consumer:
     properties = config.consumer(task.settings().kafka)
-    if not fetching:
+    if not our_fetching:
         del properties["fetch.queue.backoff.ms"]
     return Consumer(properties, logger=librdkafka_logger())
 

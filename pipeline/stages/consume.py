@@ -36,6 +36,7 @@ from pipeline.errors import (
     Unavailable,
 )
 from pipeline.serde.wire import schema_id_or_none
+from pipeline.stages.back_off import BackOff
 from pipeline.stages.crew import Crew, Done
 from pipeline.stages.handlers import Handler
 from pipeline.stages.outbox import Outbox
@@ -59,7 +60,8 @@ DRAIN_S = 10.0
 # The same on the way out: below the 30 s after which Kubernetes kills.
 STOP_S = 20.0
 SCHEMA_AGAIN_S = 0.5
-BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+# A schema that the registry does not know yet is said this often.
+GRACE_SAID_EVERY_S = 10.0
 # After a worker died: so many records go one at a time, each named in a commit before it is touched.
 CAREFUL_RECORDS = 1_000
 _BEHIND = Failure(FailureKind.TRANSIENT, "", "waits behind an earlier record of its key")
@@ -140,9 +142,9 @@ class Consume:
         self._full_since: float | None = None
         self._paused_full = False
         self._careful = 0
-        self._sink_outage = _BackOff(clock)
-        self._registry_outage = _BackOff(clock)
-        self._broker_outage = _BackOff(clock)
+        self._sink_outage = BackOff(clock)
+        self._registry_outage = BackOff(clock)
+        self._broker_outage = BackOff(clock)
         self._not_before = 0.0
         self._warned_at: float | None = None
         self._open_at = 0.0
@@ -614,7 +616,7 @@ class Consume:
 
     def _warn_of_grace(self, pending: SchemaPending) -> None:
         now = self._clock()
-        if self._warned_at is None or now - self._warned_at >= BACK_OFF_S[-1]:
+        if self._warned_at is None or now - self._warned_at >= GRACE_SAID_EVERY_S:
             self._warned_at = now
             _log.warning("%s Its records wait; nothing is lost or skipped.", pending)
 
@@ -820,35 +822,6 @@ class Consume:
         it = self.totals
         words = f"{it.handled} handled, {it.dead_lettered} dead letters, {it.committed} committed"
         return it.consumed, f"{words}, {it.parked} in retry topics" if it.parked else words
-
-
-class _BackOff:
-    """How long to wait for something that is down; true while it is. Said once for each wait."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._times = 0
-        self._until = 0.0
-
-    def __bool__(self) -> bool:
-        return self._times > 0
-
-    def delay(self, outage: Unavailable) -> float:
-        """Seconds until the next try, longer each time."""
-        now = self._clock()
-        if now < self._until:
-            return self._until - now
-        delay = BACK_OFF_S[min(self._times, len(BACK_OFF_S) - 1)]
-        self._times += 1
-        self._until = now + delay
-        _log.warning("%s Trying again in %g s; nothing is lost or skipped.", outage, delay)
-        return delay
-
-    def end(self) -> None:
-        """It answered."""
-        if self._times:
-            self._times = 0
-            _log.info("back to work")
 
 
 class _Next(Enum):

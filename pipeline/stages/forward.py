@@ -30,13 +30,13 @@ from pipeline.errors import (
     Unavailable,
 )
 from pipeline.serde.wire import schema_id_or_none
+from pipeline.stages.back_off import BackOff
 from pipeline.stages.partitions import Partitions, Stream
 
 POLL_RECORDS_MAX = 2_000
 IDLE_POLL_S = 0.1
 # A heartbeat (3 s) in which a consumer that was fenced hears of it.
 FENCED_PAUSE_S = 4.0
-BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _PLACE = itemgetter(0, 1)
 _log = logging.getLogger(__name__)
 
@@ -142,8 +142,7 @@ class Forward:
         self._provisional = 0
         self._not_before = 0.0
         self._open_at = 0.0
-        self._outages = 0
-        self._warned_until = 0.0
+        self._outage = BackOff(clock)
         self._started_at: float | None = None
         self._over = False
         self.failures: Counter[FailureKind] = Counter()
@@ -203,20 +202,11 @@ class Forward:
             _log.warning("%s Unless a twin lives, a new producer goes on from what was committed.", error)
             self._abort()
         except Unavailable as outage:
-            self._not_before = self._open_at = self._clock() + self._wait_for(outage)
+            self._not_before = self._open_at = self._clock() + self._outage.delay(outage)
             self._abort()
         except MembershipLost as error:
             _log.warning("%s Another member forwards these records.", error)
             self._abort()
-
-    def _wait_for(self, outage: Unavailable) -> float:
-        """Seconds until the next try."""
-        delay = BACK_OFF_S[min(self._outages, len(BACK_OFF_S) - 1)]
-        if self._clock() >= self._warned_until:
-            self._outages += 1
-            self._warned_until = self._clock() + delay
-            _log.warning("%s Trying again in %g s; nothing is lost or doubled.", outage, delay)
-        return delay
 
     def _waiting(self) -> bool:
         return any(stream.waiting for stream in self._partitions.open.values())
@@ -336,7 +326,7 @@ class Forward:
             return
         if isinstance(error, Unavailable):
             # Only this partition waits, and no attempt is counted: what was read before it is committed meanwhile.
-            stream.due = self._clock() + self._wait_for(error)
+            stream.due = self._clock() + self._outage.delay(error)
             return
         if failure.kind is FailureKind.BUG:
             raise HandlerFailed(
@@ -456,7 +446,7 @@ class Forward:
         self._pause_at("committed")
         self._begun_at = None
         self._moved.clear()
-        self._outages = 0
+        self._outage.end()
         done, self._in_transaction = self._in_transaction, Totals()
         it = self.totals
         it.consumed += done.consumed

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import uuid
 
 import pytest
@@ -183,10 +182,8 @@ def test_an_open_transaction_holds_the_end_back(cluster, stack, name):
     assert producer.flush(30) == 0
     assert cluster.end_offsets(name) == {0: 0}
     producer.commit_transaction(30)
-    deadline = time.monotonic() + 30  # the broker answers the commit before it writes the markers
-    while cluster.end_offsets(name)[0] == 0 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert cluster.end_offsets(name)[0] >= 1
+    # The broker answers the commit before it writes the markers.
+    wait_until(lambda: cluster.end_offsets(name)[0] >= 1, "the end moves", timeout_s=30)
 
 
 def test_a_cluster_that_does_not_answer_is_unavailable():
