@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -32,6 +33,7 @@ ASK_S = 5.0
 # The broker's group.consumer.session.timeout.ms is 45 s: a name that is not free after this is a live twin's.
 NAME_S = 60.0
 _JOIN_AGAIN_S = 1.0
+_place, _offset = itemgetter(0, 1), itemgetter(2)
 _log = logging.getLogger(__name__)
 
 
@@ -79,24 +81,15 @@ class GroupConsumer:
         if first is None:
             return []
         messages = [first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first]
-        records: list[Record] = []
-        noted = 0
-        for message in messages:
-            error = message.error()
-            if error is None:
-                records.append(to_record(message))
-            else:
-                # An end's offset may lie behind the last record's: it is noted after it.
-                self._note_positions(records[noted:])
-                noted = len(records)
-                self._event(error, message)
-        self._note_positions(records[noted:])
-        return records
-
-    def _note_positions(self, records: Sequence[Record]) -> None:
-        """Of these, the last one of each partition says where it goes on."""
-        last = {(record[0], record[1]): record[2] for record in records}
+        records = [to_record(message) for message in messages if message.error() is None]
+        # The last one of each partition says where it goes on.
+        last = dict(zip(map(_place, records), map(_offset, records), strict=True))
         self._positions |= {TopicPartition(*place): offset + 1 for place, offset in last.items()}
+        if len(records) < len(messages):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._event(error, message)
+        return records
 
     def _event(self, error: KafkaError, message: Message) -> None:
         code = error.code()

@@ -15,6 +15,7 @@ from pipeline.serde.compiled_writer import compile_write
 from pipeline.serde.fastavro_schema import for_fastavro
 
 Datum = dict[str, Any]
+_BODY = wire.HEADER_BYTES
 
 
 class AvroWriter:
@@ -64,10 +65,16 @@ class AvroReader:
 
     def decode(self, value: bytes | None) -> Datum:
         """The datum; `Undecodable` when the bytes are not exactly one datum of the schema that they name."""
-        framed = value is not None and len(value) > wire.HEADER_BYTES
-        read = (self._reads.get(value[: wire.HEADER_BYTES]) if framed else None) or self._read_for(value)  # type: ignore[index]
         try:
-            return read(value, wire.HEADER_BYTES)  # type: ignore[no-any-return, arg-type]  # a record schema, see _resolved
+            return self._reads[value[:_BODY]](value, _BODY)  # type: ignore[index, arg-type, no-any-return]
+        except Exception:  # noqa: BLE001, S110  # None, a schema that is not known yet, or no datum of it
+            pass
+        return self._look_closer(value)
+
+    def _look_closer(self, value: bytes | None) -> Datum:
+        read = self._read_for(value)
+        try:
+            return read(value, _BODY)  # type: ignore[no-any-return, arg-type]  # a record schema, see _resolved
         except Undecodable:
             raise
         except Exception as error:
@@ -78,6 +85,9 @@ class AvroReader:
     def _read_for(self, value: bytes | None) -> Read:
         """What reads data of the schema that is named there."""
         schema_id = wire.schema_id_of(value)
+        known = self._reads.get(wire.header(schema_id))
+        if known is not None:
+            return known
         if schema_id not in self._refusals:
             text = self._schema_by_id(schema_id)
             try:

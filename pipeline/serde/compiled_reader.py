@@ -32,9 +32,8 @@ _INT_BYTES = 5
 _FIXED = {"float": 4, "double": 8}
 # Python compiles no more than 20 loops within each other; each array or map is two.
 _INLINE_DEPTH = 8
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Milliseconds whose seconds, as a double, are exact to the microsecond: from 1970 into 2109.
-_DOUBLE_MS = 2**42
+# Where the next seven bits of a number go; ten bytes hold 64 bits.
+_SHIFTS = range(7, 64, 7)
 # Beyond so many digits Python's limits begin, and fastavro's own ways with them.
 DIGITS_MAX = 1000
 
@@ -64,9 +63,11 @@ def _compiled(schema: Json, *, values: bool) -> Any:
         "int32": _int32,
         "skip": _skip,
         "count": _count,
+        "length": _long_length,
         "digits": _digits,
         "whole": int.from_bytes,
-        "millis": _millis,
+        "epoch": datetime(1970, 1, 1, tzinfo=UTC),
+        "millisecond": timedelta(milliseconds=1),
         "float32": struct.Struct("<f").unpack_from,
         "float64": struct.Struct("<d").unpack_from,
         **source.constants,
@@ -78,8 +79,9 @@ def _compiled(schema: Json, *, values: bool) -> Any:
 class _Source:
     """The source of the walk: a function for every named record, called where it is used; the rest stands in line.
 
-    `b` are the bytes, `p` the position, `n` the end, `x` the number just read (still in zigzag form). With `values` each
-    piece leaves the value it read in the variable that it is given (`to`); without, there is none.
+    `b` are the bytes, `p` the position, `n` the end, `x` the number just read (still in zigzag form), `a` where a text or
+    bytes begin. With `values` each piece leaves the value it read in the variable that it is given (`to`); without, there
+    is none.
     """
 
     def __init__(self, resolved: Resolved, *, values: bool) -> None:
@@ -93,9 +95,9 @@ class _Source:
 
     def text(self) -> str:
         """All functions; `datum` is the way in."""
-        begin = ["def datum(b, p):", "    n, s, v = len(b), p, None", "    try:"]
+        begin = ["def datum(b, p):", "    n, start = len(b), p", "    v = None", "    try:"]
         body = [f"    {line}" for line in (*self._root, "    if p != n: ended(p, n)", "    return v")]
-        return "\n".join([*self._lines, *begin, *body, "    except IndexError:", "        cut(n - s)"])
+        return "\n".join([*self._lines, *begin, *body, "    except IndexError:", "        cut(n - start)"])
 
     def _whole(self, root: Json) -> list[str]:
         it = self._resolved.definition(root)
@@ -138,7 +140,7 @@ class _Source:
             most = f"{_INT_BYTES}, 0x0F" if kind == "int" else f"{_LONG_BYTES}, 0x01"
             return [f"{tab}p = p + 1 if b[p] < 128 else skip(b, p, {most})"]
         if kind in {"string", "bytes"}:
-            return [*_length(tab), *_decimal(it, "p - (x >> 1)", "x >> 1", tab)]
+            return [*_length(tab), *_decimal(it, "a", "p - a", tab)]
         if kind == "enum":
             over = 2 * len(it["symbols"])
             return [*_number(tab), f"{tab}if x & 1 or x >= {over}: bad(p, 'an enum index out of range')"]
@@ -153,8 +155,8 @@ class _Source:
             "boolean": "b[p - 1] == 1",
             "int": "(x >> 1) ^ -(x & 1)",
             "long": "(x >> 1) ^ -(x & 1)",
-            "string": "b[p - (x >> 1):p].decode()",
-            "bytes": "b[p - (x >> 1):p]",
+            "string": "b[a:p].decode()",
+            "bytes": "b[a:p]",
             "float": "float32(b, p - 4)[0]",
             "double": "float64(b, p - 8)[0]",
             "fixed": f"b[p - {size}:p]",
@@ -162,7 +164,7 @@ class _Source:
         found = f"{self._name(tuple(it['symbols']))}[x >> 1]" if kind == "enum" else raw[kind]
         logical = f"{kind}-{it.get('logicalType')}"
         if logical == "long-timestamp-millis":
-            return [f"{tab}{to} = millis({found})"]
+            return [f"{tab}{to} = epoch + ({found}) * millisecond"]
         if logical in {"bytes-decimal", "fixed-decimal"} and max(it.get("scale", 0), it["precision"]) <= DIGITS_MAX:
             unit = self._name(Decimal((0, (1,), -it.get("scale", 0))))
             times = self._name(Context(prec=int(it["precision"])).multiply)
@@ -213,7 +215,7 @@ class _Source:
         if is_map:
             lines += [
                 *_length(inner),
-                f"{inner}{key} = b[p - (x >> 1):p]",
+                f"{inner}{key} = b[a:p]",
                 f"{inner}if {key} in {key}s: bad(p, 'a key twice in one map')",
                 f"{inner}{key}s.add({key})",
             ]
@@ -235,8 +237,11 @@ def _number(tab: str) -> list[str]:
 def _length(tab: str) -> list[str]:
     """Read a length into `x` and go past as many bytes."""
     return [
-        *_number(tab),
-        f"{tab}if x & 1: bad(p, 'a length below zero')",
+        f"{tab}x = b[p]",
+        f"{tab}p += 1",
+        # Larger than a byte can say, or odd, which is below zero.
+        f"{tab}if x & 129: x, p = length(b, p, x)",
+        f"{tab}a = p",
         f"{tab}p += x >> 1",
         f"{tab}if p > n: bad(n, 'a length beyond the end')",
     ]
@@ -248,13 +253,6 @@ def _decimal(it: dict[str, Json], start: str, size: str, tab: str) -> list[str]:
         return []
     precision = int(it["precision"])
     return [f"{tab}if {size} > {precision * 3 // 8}: digits(b, {start}, p, {precision})"]
-
-
-def _millis(milliseconds: int) -> datetime:
-    """The point in time, in UTC; `OverflowError` outside of the years 1 to 9999."""
-    if 0 <= milliseconds < _DOUBLE_MS:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def _ended(stopped: int, end: int) -> None:
@@ -273,18 +271,26 @@ def _bad(position: int, what: str) -> None:
 
 def _varint(b: bytes, p: int, first: int) -> tuple[int, int]:
     """The rest of a number of at most 64 bits, whose first byte said that there is more."""
-    found, shift = first & 127, 7
-    while True:
+    found = first & 127
+    for shift in _SHIFTS:
         byte = b[p]
         p += 1
-        found |= (byte & 127) << shift
         if byte < 128:  # noqa: PLR2004  # the continuation bit
+            found |= byte << shift
             if found >> 64:
-                _bad(p, "a number of more than 64 bits")
+                break
             return found, p
-        shift += 7
-        if shift > 63:  # noqa: PLR2004  # ten bytes hold 64 bits
-            _bad(p, "a number of more than 64 bits")
+        found |= (byte & 127) << shift
+    _bad(p, "a number of more than 64 bits")
+    raise AssertionError
+
+
+def _long_length(b: bytes, p: int, first: int) -> tuple[int, int]:
+    """The rest of a length of more than one byte."""
+    found, p = _varint(b, p, first) if first > 127 else (first, p)  # noqa: PLR2004  # the continuation bit
+    if found & 1:
+        _bad(p, "a length below zero")
+    return found, p
 
 
 def _int32(b: bytes, p: int, first: int) -> tuple[int, int]:

@@ -245,6 +245,8 @@ def _one_row_per_order(pairs: Iterable[tuple[OrderPlaced, Record]]) -> Iterable[
     for pair in pairs:
         order, record = pair
         earlier = kept.setdefault(order.order_id, pair)[1]
+        if earlier is record:
+            continue
         if earlier.partition == record.partition and earlier.offset < record.offset:
             kept[order.order_id] = pair
     return kept.values()
@@ -258,9 +260,13 @@ def _row(order: OrderPlaced, record: Record) -> tuple[Any, ...]:
 
 def _sqlite_row(order: OrderPlaced, record: Record) -> tuple[Any, ...]:
     """The same as SQLite keeps it: amounts and times as text, which reads back to the digit."""
-    moment = order.timestamp_utc.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
-    amount = str(order.amount.quantize(_PENNY))
-    return order.order_id, order.customer_id, amount, moment, record.partition, record.offset
+    moment, amount = order.timestamp_utc, order.amount
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    if not amount.same_quantum(_PENNY):
+        amount = amount.quantize(_PENNY)
+    written = moment.isoformat(" ", "microseconds").removesuffix("+00:00")
+    return order.order_id, order.customer_id, str(amount), written, record.partition, record.offset
 
 
 def _parse(url: str) -> URL:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -277,7 +277,7 @@ class Consume:
             records = [record for record in records if record.offset < end]
             self._hold([stream], "the end")
         progress = stream.progress
-        if not progress.deliver_run([record[2] for record in records]):
+        if not progress.deliver_run(list(map(_offset, records))):
             # Some were done before the last restart, says the note.
             records = [record for record in records if progress.deliver(record.offset)]
         if stream.tier:
@@ -292,23 +292,25 @@ class Consume:
         """How many of these may wait for the one hand together: as long as nothing else waits, nor needs a closer look."""
         if not self._crew.in_order or self._careful or self._lanes or self._lanes.in_hand:
             return 0
-        fence, decode, event = stream.shard.fence, self._decoder.decode, self._handler.event
-        parked = len(fence) > 0
-        events: list[Any] = []
-        for record in records:
-            if parked and fence.tier_after(stream.tier, record.key) is not None:
-                break
-            try:
-                events.append(event(decode(record.value)))
-            except Exception:  # noqa: BLE001  # seen again when it is looked at alone
-                break
+        fence = stream.shard.fence
+        if len(fence):
+            records = list(takewhile(lambda record: fence.tier_after(stream.tier, record.key) is None, records))
+        events = self._events(records)
         if events:
             straight = records[: len(events)]
-            size = sum([len(record.value) for record in straight if record.value is not None])
+            size = sum(map(len, filter(None, map(_value, straight))))
             self._straight.add(stream, straight, events, size, self._numbers + 1)
             self._numbers += len(events)
             self._weigh(stream, size)
         return len(events)
+
+    def _events(self, records: Sequence[Record]) -> list[Any]:
+        """Of these, or of those before the first one that needs a closer look: it gets that when it is looked at alone."""
+        events: list[Any] = []
+        with suppress(Exception):
+            # What came before an exception is kept.
+            events.extend(map(self._handler.validate, map(self._decoder.decode, map(_value, records))))
+        return events
 
     def _weigh(self, stream: Stream, size: int) -> None:
         self._bytes += size
@@ -574,7 +576,7 @@ class Consume:
             if stream.shard.closed:
                 continue  # late: another member works it off again
             records = run.records[start:stop]
-            stream.progress.done_run([record[2] for record in records])
+            stream.progress.done_run(map(_offset, records))
             self._weigh(stream, -size)
             self.totals.handled += len(records)
             self.totals.consumed += len(records)
@@ -835,4 +837,4 @@ class _Next(Enum):
 
 _BLOCKS = frozenset({_Next.WAIT, _Next.AWAY})
 _number = attrgetter("number")
-_place = itemgetter(0, 1)
+_place, _offset, _value = itemgetter(0, 1), itemgetter(2), itemgetter(4)

@@ -45,14 +45,20 @@ class Handler:
     function: Callable[..., Any]
 
     @cached_property
-    def event(self) -> Callable[[dict[str, Any]], Any]:
-        """What makes the handler's event of a datum; it raises `Invalid` when that does not have its shape."""
+    def validate(self) -> Callable[[dict[str, Any]], Any]:
+        """What makes the handler's event of a datum; it raises what pydantic raises when that does not have its shape."""
         if not issubclass(self.event_type, BaseModel):
             return lambda datum: datum
         validate: Callable[[Any], Any] = self.event_type.model_validate
         if getattr(validate, "__func__", None) is BaseModel.model_validate.__func__:  # type: ignore[attr-defined]
             # What it calls, without the checks of arguments that are not given.
             validate = self.event_type.__pydantic_validator__.validate_python
+        return validate
+
+    @cached_property
+    def event(self) -> Callable[[dict[str, Any]], Any]:
+        """The same, and raises `Invalid` with each field and the reason."""
+        validate = self.validate
 
         def event(datum: dict[str, Any]) -> Any:
             try:

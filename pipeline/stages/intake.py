@@ -32,13 +32,6 @@ class Refusal(NamedTuple):
     text: str | None
 
 
-class Line(NamedTuple):
-    """One line of the input; `text` is None where it was longer than `LINE_BYTES_MAX`."""
-
-    number: int
-    text: bytes | None
-
-
 class Intake:
     """An input, opened and its format known; iterating gives an order or a refusal for every line that is not blank.
 
@@ -64,22 +57,23 @@ class Intake:
 
     def __iter__(self) -> Iterator[OrderPlaced | Refusal]:
         for line in self._lines():
-            if line.text is None:
-                yield Refusal(line.number, f"longer than {LINE_BYTES_MAX} bytes", None)
-            elif not line.text.isspace():
+            if line is None:
+                yield Refusal(self.line, f"longer than {LINE_BYTES_MAX} bytes", None)
+            elif not line.isspace():
                 try:
-                    yield self._parse(line.text)
+                    yield self._parse(line)
                 except Invalid as error:
-                    text = line.text.decode("utf-8", "backslashreplace").rstrip("\r\n")
-                    yield Refusal(line.number, str(error), text)
+                    text = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
+                    yield Refusal(self.line, str(error), text)
             # Whoever asks for the next one is done with this one.
-            self._done = line.number
+            self._done = self.line
 
     def rest(self) -> str:
         """What was not read, in words, for one who stopped before the end."""
         return f"after line {self._done}: the rest of {self._name} was not read"
 
-    def _lines(self) -> Iterator[Line]:
+    def _lines(self) -> Iterator[bytes | None]:
+        """Each line, None where it was too long to be held; `line` is its number."""
         while True:
             try:
                 text = self._bytes.readline(LINE_BYTES_MAX + 1)
@@ -94,7 +88,7 @@ class Intake:
             if not text and whole:
                 return
             self.line += 1
-            yield Line(self.line, text if whole else None)
+            yield text if whole else None
 
     def _buffered(self, source: BinaryIO) -> io.BufferedReader:
         if self.file is not None and not stat.S_ISREG(self.file.st_mode):
@@ -120,7 +114,7 @@ class Intake:
         first = next(self._lines())
         columns: list[str] = []
         with suppress(Invalid):
-            columns = _cells(first.text or b"")
+            columns = _cells(first or b"")
         names = [name.replace("_", "").lower() for name in columns if name]
         # A header that names none of the fields is no header: the file is something else.
         if not _FIELDS & set(names):
