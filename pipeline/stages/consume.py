@@ -47,6 +47,9 @@ POLL_RECORDS_MAX = 500
 IDLE_POLL_S = 0.25
 # While handlers run, what they finish is looked after this often.
 BUSY_POLL_S = 0.005
+# A hand is waited for so long when it gets a run: what is quick comes back at once, while all of it is in the cache, and two
+# threads do not strive for the one interpreter.
+HAND_OVER_S = 0.001
 # What is read and not settled: bounds the memory, and how much is read again after a crash. More only for long lists.
 IN_FLIGHT_RECORDS_MAX = 2_000
 IN_FLIGHT_RECORDS_LIMIT = 10_000
@@ -357,9 +360,10 @@ class Consume:
         """Give the crew what may run: what goes straight came before all that waits in lanes."""
         now = self._clock()
         if self._straight or self._in_hand is not None:
-            if self._in_hand is None and self._crew.room > 0 and now >= self._not_before:
+            while self._straight and self._in_hand is None and self._crew.room > 0 and now >= self._not_before:
                 self._in_hand = self._straight.take()
                 self._crew.submit(self._in_hand)
+                self._collect(HAND_OVER_S)
             return
         self._lanes.wake(now)
         while now >= self._not_before and self._crew.room > 0 and not (self._careful and self._lanes.in_hand):

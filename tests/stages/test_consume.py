@@ -317,7 +317,7 @@ def test_partitions_revoked_after_a_failed_commit_are_committed_on_the_way_out()
 def test_commit_refused_because_the_membership_was_lost_is_not_repeated() -> None:
     bench = Bench(records("a"), lambda_handler)
     refuse = lambda: bench.source.commit_errors.append(MembershipLost("illegal generation"))  # noqa: E731
-    bench.source.before_poll.extend([*[lambda: None] * 2, refuse, lambda: bench.source.take_back(P0, lost=True)])
+    bench.source.before_poll.extend([lambda: None, refuse, lambda: bench.source.take_back(P0, lost=True)])
     bench.run()
     assert bench.source.committed_offsets == {}
     assert bench.stage.totals.committed == 0
