@@ -11,6 +11,7 @@ OUTAGE = frozenset(
     {
         "_ALL_BROKERS_DOWN",
         "_MSG_TIMED_OUT",
+        "_NOENT",  # asked for offsets while no partition has a leader: a broker that has just come back
         "_RESOLVE",
         "_SSL",
         "_TIMED_OUT",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from pipeline.core.record import Record, TopicPartition
+from pipeline.errors import BrokerUnavailable, TopicRefused
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.reader import read_between
 
@@ -20,15 +21,27 @@ class TopicLog:
         self._cluster = cluster
 
     def beginnings(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset of the oldest record of each partition."""
-        return self._cluster().offsets_at(partitions, "earliest") if partitions else {}
+        """The offset of the oldest record of each partition; `BrokerUnavailable` when one is not there now."""
+        found = self._cluster().offsets_at(partitions, "earliest") if partitions else {}
+        for where in partitions:
+            if where not in found:
+                raise _not_now(where.topic)
+        return found
 
     def tail(self, starts: Mapping[TopicPartition, int]) -> Iterator[Record]:
         """Every record from these offsets on to the end, as far as transactions that were open now have ended.
 
         Raises `BrokerUnavailable` after 30 s without an answer: a transaction that stays open counts so.
         """
-        ends = self._cluster().high_watermarks(starts)
+        try:
+            ends = self._cluster().high_watermarks(starts)
+        except TopicRefused as error:
+            raise _not_now(", ".join(sorted({where.topic for where in starts}))) from error
         return read_between(
             self._properties, {where: (start, ends[where]) for where, start in starts.items() if start < ends[where]}
         )
+
+
+def _not_now(topics: str) -> BrokerUnavailable:
+    """What was assigned is there: a broker that has just come back may not know it yet."""
+    return BrokerUnavailable(f"The broker does not know {topics} at the moment.")
