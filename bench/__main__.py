@@ -54,14 +54,17 @@ def main(
             "start": lambda: stacks | start.measure(place, _say),
         }
         idle = {name for name, contenders in (("costs", chosen), ("ten_ms", slow)) if not contenders}
-        found = {name: measures[name]() for name in sections if name not in idle}
-    for section, show in SHOWS.items():
-        if section in found:
-            show(found[section])
+        found: dict[str, dict[str, Any]] = {}
+        for name in sections:
+            if name in idle:
+                continue
+            found[name] = measures[name]()
+            SHOWS[name](found[name])
+            if not only:
+                # At once: what fails later takes nothing with it.
+                results.write(out, {name: found[name]}, {"orders": orders, "rounds": rounds})
+                _say(f"written to {out}")
     goals.show(found)
-    if not only:
-        results.write(out, found, {"orders": orders, "rounds": rounds})
-        _say(f"written to {out}")
     if as_json:
         print(json.dumps(found))
 
