@@ -14,6 +14,7 @@ from typing import Any
 from bench.handlers import NOTES
 from bench.place import PARTITIONS, PARTITIONS_MAX, TOPIC, Place
 from bench.programs import LONGEST_S, ROOT
+from pipeline.errors import BrokerUnavailable
 
 MEMBERS = (1, 2, 4)
 PARTITIONS_OF = (PARTITIONS, 12, PARTITIONS_MAX)
@@ -73,10 +74,18 @@ def _are_in(place: Place, group: str, members: int) -> bool:
 
 def _wait_until(there: Callable[[], bool], workers: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + LONGEST_S
-    while not there():
+    while not _is_so(there):
         if workers.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("The members ended, or did not come to an end.")
         time.sleep(_LOOK_EVERY_S)
+
+
+def _is_so(there: Callable[[], bool]) -> bool:
+    """Whom a coordinator that was made a moment ago does not answer asks again."""
+    try:
+        return there()
+    except BrokerUnavailable:
+        return False
 
 
 def show(found: dict[str, Any]) -> None:
