@@ -102,8 +102,14 @@ class OrderPlaced(BaseModel):
 
     order_id: Annotated[_Id, Field(validation_alias=_spelt("order_id"))]
     customer_id: Annotated[_Id, Field(validation_alias=_spelt("customer_id"))]
-    amount: Annotated[_Amount, PlainValidator(_amount), Field(validation_alias=_spelt("amount"))]
-    timestamp_utc: Annotated[_Moment, PlainValidator(_moment), Field(validation_alias=_spelt("timestamp_utc"))]
+    amount: Annotated[
+        _Amount, PlainValidator(_amount, json_schema_input_type=_Amount), Field(validation_alias=_spelt("amount"))
+    ]
+    timestamp_utc: Annotated[
+        _Moment,
+        PlainValidator(_moment, json_schema_input_type=_Moment),
+        Field(validation_alias=_spelt("timestamp_utc")),
+    ]
 
 
 def from_json(text: bytes) -> OrderPlaced:

@@ -1,6 +1,7 @@
 """A record as it was read: bytes and where they lay. It knows no schema and no client library."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -37,6 +38,10 @@ class Record(NamedTuple):
     def where(self) -> str:
         """Its coordinates as people write them: `orders.v1 [3] @ 42`."""
         return f"{self.topic} [{self.partition}] @ {self.offset}"
+
+
+# A record's parts by their place, for thousands at once: topic and partition, offset, value.
+place_of, offset_of, value_of = itemgetter(0, 1), itemgetter(2), itemgetter(4)
 
 
 class Keyed(NamedTuple):

@@ -3,14 +3,13 @@
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.ports import Commit, Listener
-from pipeline.core.record import Record, TopicPartition
+from pipeline.core.record import Record, TopicPartition, offset_of, place_of
 from pipeline.errors import BrokerUnavailable, Fenced, MembershipLost, PipelineError, Unavailable
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
@@ -33,7 +32,6 @@ ASK_S = 5.0
 # The broker's group.consumer.session.timeout.ms is 45 s: a name that is not free after this is a live twin's.
 NAME_S = 60.0
 _JOIN_AGAIN_S = 1.0
-_place, _offset = itemgetter(0, 1), itemgetter(2)
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +81,7 @@ class GroupConsumer:
         messages = [first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first]
         records = [to_record(message) for message in messages if message.error() is None]
         # The last one of each partition says where it goes on.
-        last = dict(zip(map(_place, records), map(_offset, records), strict=True))
+        last = dict(zip(map(place_of, records), map(offset_of, records), strict=True))
         self._positions |= {TopicPartition(*place): offset + 1 for place, offset in last.items()}
         if len(records) < len(messages):
             for message in messages:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from itertools import groupby, takewhile
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 from pipeline.core.dead_letter import Letter, Worker
@@ -22,7 +22,7 @@ from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify
 from pipeline.core.offsets import Note
 from pipeline.core.ordering import Lanes
 from pipeline.core.ports import Commit, Decoder, Listener, Log, Source
-from pipeline.core.record import Record, TopicPartition
+from pipeline.core.record import Record, TopicPartition, offset_of, place_of, value_of
 from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
 from pipeline.errors import (
     DeliveryFailed,
@@ -235,7 +235,7 @@ class Consume:
             raise self._broken
         if records and self._started_at is None:
             self._started_at = self._clock()
-        for place, run in groupby(records, _place):
+        for place, run in groupby(records, place_of):
             stream = self._partitions.open.get(place)
             if stream is not None:
                 self._accept(stream, list(run))
@@ -280,7 +280,7 @@ class Consume:
             records = [record for record in records if record.offset < end]
             self._hold([stream], "the end")
         progress = stream.progress
-        if not progress.deliver_run(list(map(_offset, records))):
+        if not progress.deliver_run(list(map(offset_of, records))):
             # Some were done before the last restart, says the note.
             records = [record for record in records if progress.deliver(record.offset)]
         if stream.tier:
@@ -301,7 +301,7 @@ class Consume:
         events = self._events(records)
         if events:
             straight = records[: len(events)]
-            size = sum(map(len, filter(None, map(_value, straight))))
+            size = sum(map(len, filter(None, map(value_of, straight))))
             self._straight.add(stream, straight, events, size, self._numbers + 1)
             self._numbers += len(events)
             self._weigh(stream, size)
@@ -312,7 +312,7 @@ class Consume:
         events: list[Any] = []
         with suppress(Exception):
             # What came before an exception is kept.
-            events.extend(map(self._handler.validate, map(self._decoder.decode, map(_value, records))))
+            events.extend(map(self._handler.validate, map(self._decoder.decode, map(value_of, records))))
         return events
 
     def _weigh(self, stream: Stream, size: int) -> None:
@@ -580,7 +580,7 @@ class Consume:
             if stream.shard.closed:
                 continue  # late: another member works it off again
             records = run.records[start:stop]
-            stream.progress.done_run(map(_offset, records))
+            stream.progress.done_run(map(offset_of, records))
             self._weigh(stream, -size)
             self.totals.handled += len(records)
             self.totals.consumed += len(records)
@@ -841,4 +841,3 @@ class _Next(Enum):
 
 _BLOCKS = frozenset({_Next.WAIT, _Next.AWAY})
 _number = attrgetter("number")
-_place, _offset, _value = itemgetter(0, 1), itemgetter(2), itemgetter(4)

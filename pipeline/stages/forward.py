@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from operator import itemgetter
 from typing import Any, Protocol
 
 from pipeline.core.dead_letter import Letter, Worker
 from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, exhausted
 from pipeline.core.ports import Decoder, Encoder, InTransaction, Listener, Log, Source
-from pipeline.core.record import Keyed, Record, TopicPartition
+from pipeline.core.record import Keyed, Record, TopicPartition, place_of
 from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
 from pipeline.errors import (
     HandlerFailed,
@@ -37,7 +36,6 @@ POLL_RECORDS_MAX = 2_000
 IDLE_POLL_S = 0.1
 # A heartbeat (3 s) in which a consumer that was fenced hears of it.
 FENCED_PAUSE_S = 4.0
-_PLACE = itemgetter(0, 1)
 _log = logging.getLogger(__name__)
 
 
@@ -236,7 +234,7 @@ class Forward:
 
     def _accept(self, records: Sequence[Record]) -> None:
         """Line them up, partition by partition; what is not ours, or lies beyond the end, is passed over."""
-        for place, run in groupby(records, _PLACE):
+        for place, run in groupby(records, place_of):
             stream = self._partitions.open.get(place)
             if stream is None:
                 continue

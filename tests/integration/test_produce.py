@@ -73,7 +73,7 @@ def test_bad_lines_go_to_the_rejects_file_and_the_others_are_published(pipe: Pip
     source.write_bytes(gzip.compress(lines(order(0)) + b"".join(bad) + lines(order(9))))
     ended = pipe.run("produce", "--json", "--input", str(source), "--rejects", "rejects.ndjson")
     assert ended.code == 3, ended.stderr
-    assert ended.json["published"], ended.json["refused"] == (2, 6)
+    assert (ended.json["published"], ended.json["refused"]) == (2, 6)
     rejects = [json.loads(line) for line in (pipe.home / "rejects.ndjson").read_text().splitlines()]
     assert [each["line"] for each in rejects] == [2, 3, 4, 5, 6, 7]
     says = ["not valid JSON", "amount: Field required", "2 decimal places", "expected value", "timezone", "longer than"]

@@ -167,6 +167,12 @@ def test_order_written_as_json_is_read_as_the_same_order() -> None:
     assert order.model_dump() == order.__dict__
 
 
+def test_json_schema_of_the_model_says_what_is_taken() -> None:
+    properties = OrderPlaced.model_json_schema()["properties"]
+    assert [each["type"] for each in properties["amount"]["anyOf"]] == ["number", "string"]
+    assert (properties["timestamp_utc"]["type"], properties["timestamp_utc"]["format"]) == ("string", "date-time")
+
+
 def test_refusal_does_not_repeat_the_value() -> None:
     with pytest.raises(Invalid) as refused:
         from_json(line(customer_id=None, amount="secret-amount"))
