@@ -24,7 +24,7 @@ import typer
 from pipeline import settings, wiring
 from pipeline.core.ports import Delivery
 from pipeline.core.record import Headers
-from pipeline.local import artifacts
+from pipeline.local import artifacts, class_archives
 from pipeline.local.stack import LocalStack, ephemeral_stack
 
 ALONE = "--acknowledge-by-itself"
@@ -123,7 +123,7 @@ def main(
         return
     cache = artifacts.default_cache()
     with (
-        ephemeral_stack(artifacts.install(cache, artifacts.no_progress, print)) as stack,
+        ephemeral_stack(class_archives.install(cache, artifacts.no_progress, print)) as stack,
         tempfile.TemporaryDirectory() as home,
     ):
         environment = _environment(stack, Path(home))

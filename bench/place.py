@@ -15,7 +15,7 @@ from pipeline.core.topic_file import Declared
 from pipeline.kafka import config
 from pipeline.kafka.log import librdkafka_logger
 from pipeline.kafka.reader import read_all
-from pipeline.local import artifacts
+from pipeline.local import artifacts, class_archives
 from pipeline.local.stack import LocalStack, ephemeral_stack
 from pipeline.orders import generate
 from pipeline.serde import schema_files
@@ -144,6 +144,6 @@ class Place:
 @contextmanager
 def somewhere(say: Callable[[str], None]) -> Iterator[Place]:
     """A place on an ephemeral stack."""
-    installed = artifacts.install(artifacts.default_cache(), artifacts.no_progress, say)
+    installed = class_archives.install(artifacts.default_cache(), artifacts.no_progress, say)
     with ephemeral_stack(installed, say) as stack, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         yield Place(stack, Path(folder))

@@ -72,11 +72,11 @@ def running_stack() -> Iterator[Stack]:
 
 def install() -> "Installed":
     """What local servers are started from."""
-    from pipeline.local import artifacts  # noqa: PLC0415
+    from pipeline.local import artifacts, class_archives  # noqa: PLC0415
 
     # A test's servers live for seconds or minutes: they shall not spend as long on optimising themselves.
     os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-    return artifacts.install(artifacts.default_cache(), artifacts.no_progress, print)
+    return class_archives.install(artifacts.default_cache(), artifacts.no_progress, print)
 
 
 def pytest_xdist_setupnodes(config: pytest.Config) -> None:

@@ -42,7 +42,7 @@ def up(
 ) -> None:
     """Start Kafka and the registry, and wait until they answer. The first time, their jars are fetched (200 MB) and checked."""
     from pipeline import settings, telemetry  # noqa: PLC0415  # --help must be quick
-    from pipeline.local import artifacts, stack  # noqa: PLC0415
+    from pipeline.local import artifacts, class_archives, stack  # noqa: PLC0415
     from pipeline.local.display import fetch_progress  # noqa: PLC0415
     from pipeline.local.folder import alone, usable  # noqa: PLC0415
 
@@ -51,7 +51,9 @@ def up(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         configured = settings.load().local
         with fetch_progress() as progress:
-            installed = artifacts.install(configured.cache_dir or artifacts.default_cache(), progress, telemetry.say)
+            installed = class_archives.install(
+                configured.cache_dir or artifacts.default_cache(), progress, telemetry.say
+            )
         if ephemeral:
             with (
                 telemetry.stop_signals() as stopping,

@@ -68,11 +68,16 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What the processes are started from."""
+    """What the processes are started from; `archives` is the folder of their class archives (`class_archives`)."""
 
     java: Path
     kafka_jars: tuple[Path, ...]
     registry_jar: Path
+    archives: Path | None = None
+
+    def archive(self, server: str) -> list[str]:
+        """The option that names a server's class archive, where there are any."""
+        return [] if self.archives is None else [f"-XX:SharedArchiveFile={self.archives / server}.jsa"]
 
 
 # To stop or to look at a stack, nothing has to be installed.

@@ -148,7 +148,8 @@ class Broker:
         class_path = os.pathsep.join(map(str, self.installed.kafka_jars))
         # Quiet where it would be loud: Java 25 warns of native code in Kafka's own jars.
         native = "--enable-native-access=ALL-UNNAMED"
-        return [str(self.installed.java), HEAP, *self.java_options, native, *options, "-cp", class_path]
+        archive = self.installed.archive("kafka")
+        return [str(self.installed.java), HEAP, *archive, *self.java_options, native, *options, "-cp", class_path]
 
     def _is_ready(self) -> bool:
         if is_free(self.port):

@@ -82,6 +82,7 @@ class LocalStack:
             # Asked for a few schemas in its life: the slower compiler would only take the processor from Kafka's start.
             [
                 *(str(installed.java), REGISTRY_HEAP, "-XX:TieredStopAtLevel=1", *self._tidy("registry")),
+                *installed.archive("registry"),
                 *("-jar", str(installed.registry_jar)),
             ],
             {
@@ -149,9 +150,12 @@ class LocalStack:
             self._require_room_and_ports(to_start)
             self._prepare_folder(to_start)
         try:
-            for server in to_start:
+            # The registry takes longest: the brokers' storage is made while it starts.
+            for server in reversed(to_start):
                 say(f"starting {server.name}")
                 with usable(self.folder, DIR_SETTING):
+                    if server is not self.registry:
+                        self._make_storage()
                     server.start()
             for server in to_start:
                 server.wait_until_ready()
@@ -228,7 +232,9 @@ class LocalStack:
             self._temporary(server.name).mkdir(parents=True)
         for broker in self._brokers:
             broker.write_settings()
-        # A first start that was interrupted may have made the storage of some of them.
+
+    def _make_storage(self) -> None:
+        """Of the brokers that have none: a first start that was interrupted may have made that of some of them."""
         cluster_id = next(filter(None, (broker.cluster_id for broker in self._brokers)), None) or new_cluster_id()
         commands = [broker.formatting(cluster_id) for broker in self._brokers if broker.cluster_id is None]
         made = [subprocess.Popen(it, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for it in commands]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.local import artifacts
+from pipeline.local import artifacts, class_archives
 from pipeline.local.stack import LocalStack, ephemeral_stack
 from tests.chaos import faults
 from tests.chaos.checker import Kind, check, summary
@@ -122,7 +122,7 @@ def main(
 
     Each order must be given something by the transform: what gives nothing looks like a loss.
     """
-    installed = artifacts.install(artifacts.default_cache(), artifacts.no_progress, _say)
+    installed = class_archives.install(artifacts.default_cache(), artifacts.no_progress, _say)
     protocols = ["classic", "consumer"] if protocol == "both" else [protocol]
     verdicts = []
     for number in range(seeds):

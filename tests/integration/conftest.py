@@ -223,6 +223,8 @@ class Pipe:
             process.popen.wait()
             if process.popen.stdout is not None:
                 process.popen.stdout.close()
+            # Shown where the test failed: what the processes said is the first thing one asks for.
+            print(f"--- {process.log.name}, exit code {process.popen.returncode}\n{process.said()[-4000:]}")
 
 
 def declared(name: str, partitions: int, configs: dict[str, str] | None = None) -> Declared:

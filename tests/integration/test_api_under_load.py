@@ -125,7 +125,6 @@ def test_terminated_under_load_loses_no_acknowledged_order(pipe: Pipe) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_terminated_ten_times_under_load_loses_no_acknowledged_order(pipe: Pipe) -> None:
     terminate_under_load(pipe, 10)
 

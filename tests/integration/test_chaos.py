@@ -17,7 +17,7 @@ from tests.chaos.history import History
 from tests.chaos.network import ADD_PARTITIONS_TO_TXN, END_TXN, PRODUCE, TXN_OFFSET_COMMIT, Network
 from tests.chaos.world import Forwarder, World, wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("chaos")]
 
 RATE = 200
 SHORT_SESSION = {
@@ -105,7 +105,8 @@ def test_commit_that_arrives_in_the_next_transaction(world: Callable[..., World]
         assert found == {}
 
 
-@pytest.mark.parametrize("mutant", ["", pytest.param("without-the-guard", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("mutant", ["", "without-the-guard"])
 def test_offsets_that_arrive_in_the_next_transaction(world: Callable[..., World], mutant: str) -> None:
     it = world(mutant=mutant)
     it.begin([], RATE)
@@ -183,7 +184,8 @@ def test_abort_without_a_rewind_loses_what_was_in_it(world: Callable[..., World]
     assert summary_has(violations(it), Kind.LOST_WRITE, wanted=bool(mutant))
 
 
-@pytest.mark.parametrize("mutant", [pytest.param("", marks=pytest.mark.long), "offsets-of-lost-partitions"])
+@pytest.mark.long
+@pytest.mark.parametrize("mutant", ["", "offsets-of-lost-partitions"])
 def test_offsets_of_lost_partitions_take_the_group_back(world: Callable[..., World], mutant: str) -> None:
     it = world(mutant=mutant)
     it.begin(["a"], RATE)

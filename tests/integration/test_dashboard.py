@@ -99,7 +99,8 @@ def test_live_figures_move_while_orders_flow(pipe: Pipe, open_page: Open) -> Non
         page = open_page(web.url)
         expect(page.locator("#empty")).to_be_visible()
         assert page.locator("#pulse").get_attribute("data-state") == "live"
-        feeding = pipe.start("produce", "--generate", "3000", "--rate", "200")
+        # More than can pass while this looks: figures of a flow that has ended are gone with the next look.
+        feeding = pipe.start("produce", "--generate", "100000", "--rate", "200")
         expect(page.locator("#empty")).to_be_hidden()
         wait_until(lambda: number(page, "#rate-in") > 50, "orders in")
         wait_until(lambda: number(page, "#rate-out") > 50, "orders out")
@@ -255,7 +256,6 @@ def fill_with_letters(pipe: Pipe, count: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_hundred_thousand_letters_are_listed_paged_and_filtered(pipe: Pipe, open_page: Open) -> None:
     with running(pipe, "--no-worker") as web:
         fill_with_letters(pipe, 100_000)

@@ -80,7 +80,6 @@ def machine(tmp_path: Path, installed: Installed) -> Iterator[Machine]:
     machine.run("down", "--wipe")
 
 
-@pytest.mark.timeout(200)  # six servers are started in here
 def test_data_survives_kill_9_of_both_and_down_and_up(machine: Machine) -> None:
     started = machine.run("up")
     assert started.returncode == 0, started.stderr
@@ -96,6 +95,8 @@ def test_data_survives_kill_9_of_both_and_down_and_up(machine: Machine) -> None:
     before = machine.states()
     assert machine.run("up").stderr.endswith("All of it was up already.\n")
     assert machine.states() == before, "a second up starts nothing"
+    for name, state in before.items():
+        assert f"/{name}.jsa" in Path(f"/proc/{state['pid']}/maps").read_text(), "it maps its class archive"
 
     os.kill(before["registry"]["pid"], signal.SIGKILL)
     wait_until(lambda: started_at(before["registry"]["pid"]) is None, "the registry gone")
@@ -258,7 +259,7 @@ def test_ephemeral_stack_ends_with_its_parent(machine: Machine, number: int) -> 
         assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.long  # a cluster of three is in make test by the chaos tests
 def test_broker_of_three_killed_leaves_the_cluster_working_and_comes_back_with_up(machine: Machine) -> None:
     ports = ",".join(f"127.0.0.1:{machine.kafka_port + number}" for number in range(3))
     started = machine.run("up", "--brokers", "3")

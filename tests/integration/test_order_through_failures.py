@@ -76,7 +76,6 @@ def effects(pipe: Pipe) -> dict[str, list[int]]:
     return found
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("members", "rounds"),
     [

@@ -107,7 +107,6 @@ def test_members_joining_and_leaving_lose_nothing(hurt: Pipe) -> None:
     assert letters(hurt) == []
 
 
-@pytest.mark.timeout(200)
 def test_second_member_with_the_same_instance_name_ends_one_of_both_with_exit_4(hurt: Pipe) -> None:
     hurt.produce([order(1)])
     first = hurt.start("consume", "--instance", "one", "-v")
@@ -137,7 +136,6 @@ def test_dead_letter_topic_deleted_under_the_worker_stops_it_with_the_offset_kep
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("what", ["registry", "broker", "store"])
 def test_thirty_seconds_of_outage_in_the_middle_of_a_run_cost_no_letter(
     hurt: Pipe, fragile: LocalStack, what: str
