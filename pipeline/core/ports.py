@@ -1,6 +1,6 @@
 """What the stages ask of the world outside, so that each runs on a real broker and on a fake alike."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.record import Headers, Record, TopicPartition
@@ -115,6 +115,8 @@ class Decoder(Protocol):
     """Bytes to datum."""
 
     def decode(self, value: bytes | None) -> dict[str, Any]: ...
+
+    def decode_run(self, values: Iterable[bytes | None]) -> Iterator[dict[str, Any]]: ...
 
 
 class Encoder(Protocol):

@@ -1,7 +1,8 @@
 """Avro data to bytes and back, with the writer's schema from the frame and the reader's from the schema files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import fastavro
@@ -10,7 +11,7 @@ from fastavro.validation import ValidationError, validate
 from pipeline.core.failures import ERROR_CHARACTERS_MAX
 from pipeline.errors import Invalid, Undecodable
 from pipeline.serde import schema_files, wire
-from pipeline.serde.compiled_reader import Read, compile_read, compile_scan
+from pipeline.serde.compiled_reader import Read, ReadRun, compile_read, compile_run, compile_scan
 from pipeline.serde.compiled_writer import compile_write
 from pipeline.serde.fastavro_schema import for_fastavro
 
@@ -61,6 +62,7 @@ class AvroReader:
         self._schema_by_id = schema_by_id
         # By the frame as it stands there: its number is told only where it is not known yet.
         self._reads: dict[bytes, Read] = {}
+        self._runs: dict[bytes, ReadRun] = {}
         self._refusals: dict[int, str] = {}
 
     def decode(self, value: bytes | None) -> Datum:
@@ -70,6 +72,23 @@ class AvroReader:
         except Exception:  # noqa: BLE001, S110  # None, a schema that is not known yet, or no datum of it
             pass
         return self._look_closer(value)
+
+    def decode_run(self, values: Iterable[bytes | None]) -> Iterator[Datum]:
+        """The datum of each value as long as all goes well.
+
+        It ends with an exception where it does not, or where a schema is not known yet: `decode` tells which.
+        """
+        rest: Iterator[Any] = iter(values)
+        for value in rest:
+            run = self._runs.get(frame := value[:_BODY])
+            if run is None:
+                yield self._known(value)
+            else:
+                yield from run(chain((value,), rest), frame, self._known)
+
+    def _known(self, value: bytes) -> Datum:
+        datum: Datum = self._reads[value[:_BODY]](value, _BODY)
+        return datum
 
     def _look_closer(self, value: bytes | None) -> Datum:
         read = self._read_for(value)
@@ -114,7 +133,10 @@ class AvroReader:
             name = writer.get("name", text) if isinstance(writer, dict) else text
             raise Undecodable(f"Schema {schema_id} is {name}, not {self._reader['name']}.")
         try:
-            return compile_read(schema) if writer == self._reader else _resolving(schema, writer, self._reader)
+            if writer == self._reader:
+                self._runs[wire.header(schema_id)] = compile_run(schema)
+                return compile_read(schema)
+            return _resolving(schema, writer, self._reader)
         except Exception as error:
             # What is sound may still be too much for Python's compiler: RecursionError, MemoryError.
             raise _unreadable(schema_id, error) from error

@@ -14,7 +14,7 @@ schema's own, and every item of an array has at least one byte, so counts are bo
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any
@@ -26,6 +26,8 @@ from pipeline.serde.avro_schema import Json, Resolved, resolve
 
 Scan = Callable[[bytes, int], None]
 Read = Callable[[bytes, int], Any]
+# Of framed values, of which those without the frame go by themselves to the function that is given.
+ReadRun = Callable[[Iterable[Any], bytes, Callable[[Any], Any]], Iterator[Any]]
 
 _LONG_BYTES = 10
 _INT_BYTES = 5
@@ -53,7 +55,17 @@ def compile_read(schema: Json) -> Read:
     return read
 
 
-def _compiled(schema: Json, *, values: bool) -> Any:
+def compile_run(schema: Json) -> ReadRun:
+    """A generator `(values, frame, other)` of the datum of each value: `schema`'s after that frame, `other(value)` elsewhere.
+
+    For hundreds at once: two calls a datum are a tenth of its time. It ends with the first exception, whatever it is:
+    `compile_read` tells what is wrong with that value.
+    """
+    run: ReadRun = _compiled(schema, values=True, run=True)
+    return run
+
+
+def _compiled(schema: Json, *, values: bool, run: bool = False) -> Any:
     source = _Source(resolve(schema), values=values)
     namespace: dict[str, Any] = {
         "bad": _bad,
@@ -72,7 +84,8 @@ def _compiled(schema: Json, *, values: bool) -> Any:
         "float64": struct.Struct("<d").unpack_from,
         **source.constants,
     }
-    exec(compile(source.text(), "<walk>", "exec"), namespace)  # noqa: S102  # our own lines, with numbers of the schema
+    text = source.run() if run else source.text()
+    exec(compile(text, "<walk>", "exec"), namespace)  # noqa: S102  # our own lines, with numbers of the schema
     return namespace["datum"]
 
 
@@ -98,6 +111,13 @@ class _Source:
         begin = ["def datum(b, p):", "    n, start = len(b), p", "    v = None", "    try:"]
         body = [f"    {line}" for line in (*self._root, "    if p != n: ended(p, n)", "    return v")]
         return "\n".join([*self._lines, *begin, *body, "    except IndexError:", "        cut(n - start)"])
+
+    def run(self) -> str:
+        """The same as a generator over many values."""
+        begin = ["def datum(values, frame, other):", "    size = len(frame)", "    for b in values:"]
+        first = ["if b[:size] != frame:", "    yield other(b)", "    continue", "n, p = len(b), size"]
+        body = [f"    {line}" for line in (*self._root, "    if p != n: ended(p, n)", "    yield v")]
+        return "\n".join([*self._lines, *begin, *(f"        {line}" for line in first), *body])
 
     def _whole(self, root: Json) -> list[str]:
         it = self._resolved.definition(root)

@@ -144,6 +144,7 @@ class Consume:
         self._bytes = 0
         self._full_since: float | None = None
         self._paused_full = False
+        self._emptying_since: float | None = None
         self._careful = 0
         self._sink_outage = BackOff(clock)
         self._registry_outage = BackOff(clock)
@@ -227,7 +228,7 @@ class Consume:
     # --- records in
 
     def _intake(self) -> None:
-        if self._is_full():
+        if self._is_full() or self._empties_the_lanes():
             self._collect(BUSY_POLL_S)
             return
         records = self._source.poll(POLL_RECORDS_MAX, self._patience())
@@ -263,6 +264,25 @@ class Consume:
         self._hold(self._partitions.open.values(), "full")
         return False
 
+    def _empties_the_lanes(self) -> bool:
+        """Whether to read nothing now, so that what comes next may go straight again: that takes a third of the time.
+
+        Only while all that is in the lanes runs or may run, and no longer than partitions rest before they are paused.
+        """
+        now = self._clock()
+        if (
+            not (self._crew.in_order and (self._lanes or self._lanes.in_hand))
+            or self._careful
+            or self._lanes.next_due is not None
+            or now < self._not_before
+            or any(work.away for work in self._lanes.taken)
+        ):
+            self._emptying_since = None
+            return False
+        if self._emptying_since is None:
+            self._emptying_since = now
+        return now - self._emptying_since < FULL_PATIENCE_S
+
     def _patience(self) -> float:
         if self._in_hand or self._lanes.in_hand or self._outbox or self._asked is not None or self._dirty:
             return BUSY_POLL_S
@@ -286,33 +306,57 @@ class Consume:
         if stream.tier:
             stream.waiting.extend(records)
         elif records:
-            for record in records[self._go_straight(stream, records) :]:
+            for record in self._go_straight(stream, records):
                 self._line_up(stream, record, record.offset, None)
         if progress.crowded:
             self._hold([stream], "crowded")
 
-    def _go_straight(self, stream: Stream, records: list[Record]) -> int:
-        """How many of these may wait for the one hand together: as long as nothing else waits, nor needs a closer look."""
-        if not self._crew.in_order or self._careful or self._lanes or self._lanes.in_hand:
-            return 0
-        fence = stream.shard.fence
-        if len(fence):
-            records = list(takewhile(lambda record: fence.tier_after(stream.tier, record.key) is None, records))
-        events = self._events(records)
-        if events:
-            straight = records[: len(events)]
-            size = sum(map(len, filter(None, map(value_of, straight))))
-            self._straight.add(stream, straight, events, size, self._numbers + 1)
-            self._numbers += len(events)
-            self._weigh(stream, size)
-        return len(events)
+    def _go_straight(self, stream: Stream, records: list[Record]) -> list[Record]:
+        """Let these wait for the one hand together, as long as nothing else waits; gives back from where on they may not.
+
+        What cannot be decoded, and never will be, is given up on the way: nothing waits for its letter.
+        """
+        fence, looked_at = stream.shard.fence, None
+        while records and self._crew.in_order and not (self._careful or self._lanes or self._lanes.in_hand):
+            free = records
+            if len(fence):
+                free = list(takewhile(lambda record: fence.tier_after(stream.tier, record.key) is None, records))
+            events = self._events(free)
+            if events:
+                straight = free[: len(events)]
+                size = sum(map(len, filter(None, map(value_of, straight))))
+                self._straight.add(stream, straight, events, size, self._numbers + 1)
+                self._numbers += len(events)
+                self._weigh(stream, size)
+            records = records[len(events) :]
+            if len(events) == len(free) or records[0] is looked_at:
+                break
+            looked_at = records[0]
+            if self._is_given_up(stream, looked_at):
+                records = records[1:]
+        return records
+
+    def _is_given_up(self, stream: Stream, record: Record) -> bool:
+        """A closer look: it may also make its schema known."""
+        try:
+            self._handler.event(self._decoder.decode(record.value))
+        except RecordError as error:
+            # It takes no number, so that the run goes on behind it.
+            work = self._work_of(stream, record, 0)
+            self._weigh(stream, work.size)
+            self._lanes.adopt(work.lane, work)
+            self._refuse(work, error)
+            return True
+        except Unavailable:
+            pass  # said, and waited for, where it is looked at alone
+        return False
 
     def _events(self, records: Sequence[Record]) -> list[Any]:
         """Of these, or of those before the first one that needs a closer look: it gets that when it is looked at alone."""
         events: list[Any] = []
         with suppress(Exception):
             # What came before an exception is kept.
-            events.extend(map(self._handler.validate, map(self._decoder.decode, map(value_of, records))))
+            events.extend(map(self._handler.validate, self._decoder.decode_run(map(value_of, records))))
         return events
 
     def _weigh(self, stream: Stream, size: int) -> None:
@@ -399,9 +443,7 @@ class Consume:
         try:
             work.event = self._handler.event(self._decoder.decode(work.record.value))
         except RecordError as error:
-            failure = classify(error)
-            self.failures[failure.kind] += 1
-            self._give_up(work, failure)
+            self._refuse(work, error)
             return _Next.GONE
         except SchemaPending as error:
             self._warn_of_grace(error)
@@ -419,6 +461,11 @@ class Consume:
         if work.attempts + 1 != work.record.attempt:
             work.record = work.record._replace(attempt=work.attempts + 1)
         return _Next.RUN
+
+    def _refuse(self, work: Work, error: RecordError) -> None:
+        failure = classify(error)
+        self.failures[failure.kind] += 1
+        self._give_up(work, failure)
 
     def _name(self, work: Work) -> "_Next | None":
         """After a death: commit which record is touched next, so that whoever comes after knows. None: go on and touch it."""

@@ -1,6 +1,6 @@
 """The worker on fakes, event by event. Twins on a real broker: tests/integration/test_consume.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -16,14 +16,16 @@ from pipeline.errors import (
     MembershipLost,
     RegistryUnavailable,
     Reject,
+    Retry,
     SchemaPending,
     SinkRefused,
     SinkUnavailable,
     Undecodable,
 )
-from pipeline.stages.consume import Consume
+from pipeline.stages.consume import IN_FLIGHT_RECORDS_MAX, Consume
 from pipeline.stages.handlers import adapt
 from pipeline.stages.outbox import Outbox
+from pipeline.stages.work import Run
 from tests.stages.fakes import FakeClock, FakeLog, FakePublisher, FakeSource, NowCrew, PlainEncoder
 
 TOPIC = "orders.v1"
@@ -49,6 +51,9 @@ class Decoder:
         if value is None or value.startswith(b"bad"):
             raise Undecodable("not a datum")
         return {"id": value.decode()}
+
+    def decode_run(self, values: Iterable[bytes | None]) -> Iterator[dict[str, Any]]:
+        return map(self.decode, values)
 
 
 class Bench:
@@ -130,6 +135,48 @@ def test_undecodable_record_becomes_a_letter_and_the_next_one_is_handled() -> No
     assert seen == ["a", "c"]
     assert bench.letters() == [b"bad"]
     assert bench.source.committed_offsets == {P0: 3}
+
+
+class Submitted(NowCrew):
+    """Notes how many records it got at once, and whether as a run."""
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        super().__init__(adapt(handler, "test"))
+        self.lists: list[tuple[int, bool]] = []
+
+    def submit(self, works: Any) -> None:
+        self.lists.append((len(works), isinstance(works, Run)))
+        super().submit(works)
+
+
+def test_bad_records_do_not_break_the_run_around_them() -> None:
+    crew = Submitted(lambda_handler)
+    bench = Bench(records("bad0", "a", "bad1", "bad2", "b", "c", "bad3"), lambda_handler, crew=crew)
+    bench.run()
+    assert crew.lists == [(3, True)]
+    assert bench.letters() == [b"bad0", b"bad1", b"bad2", b"bad3"]
+    assert bench.source.committed_offsets == {P0: 7}
+    assert (bench.stage.totals.handled, bench.stage.totals.dead_lettered) == (3, 4)
+
+
+def test_once_what_failed_is_done_records_go_in_runs_again_though_more_come_all_the_time() -> None:
+    done: list[str] = []
+    failing = ["7"]
+
+    def handle(event: dict, record: Record) -> None:
+        if event["id"] in failing:
+            failing.remove(event["id"])
+            raise Retry("not now")
+        done.append(event["id"])
+
+    crew = Submitted(handle)
+    bench = Bench(records(*map(str, range(20_000))), handle, crew=crew)
+    bench.run(rounds=2000)
+    assert sorted(done, key=int) == [str(n) for n in range(20_000)]
+    assert bench.source.committed_offsets == {P0: 20_000}
+    alone = sum(count for count, is_run in crew.lists if not is_run)
+    # What was in hand and behind it; all that came later went straight.
+    assert 0 < alone <= 2 * IN_FLIGHT_RECORDS_MAX, crew.lists
 
 
 def test_rejected_record_becomes_a_letter_with_the_handlers_words() -> None:

@@ -1,5 +1,6 @@
 """Bytes that fastavro takes or dies of, refused before it sees them; and every good datum let through."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Undecodable
-from pipeline.serde.compiled_reader import compile_read, compile_scan
+from pipeline.serde.compiled_reader import compile_read, compile_run, compile_scan
 from pipeline.serde.fastavro_schema import for_fastavro
 
 
@@ -53,6 +54,7 @@ data = st.fixed_dictionaries(
     }
 )
 PARSED, SCAN, READ = for_fastavro(EVERYTHING), compile_scan(EVERYTHING), compile_read(EVERYTHING)
+READ_RUN, FRAME = compile_run(EVERYTHING), b"\0\0\0\0\7"
 MOMENTS = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))])).filter(
     lambda at: 1 < at.year < 9999
 )
@@ -190,6 +192,24 @@ def test_reading_refuses_what_the_scan_refuses_and_gives_what_fastavro_gives(val
             READ(value, 0)
         return
     assert repr(READ(value, 0)) == repr(told)
+
+
+@given(values=st.lists(data.map(written) | st.binary(max_size=40), max_size=6))
+@settings(max_examples=500)
+def test_run_gives_what_reading_one_by_one_gives_up_to_the_first_that_is_refused(values: list[bytes]) -> None:
+    one_by_one: list[Any] = []
+    with suppress(Undecodable, UnicodeDecodeError):
+        one_by_one.extend(READ(value, 0) for value in values)
+    together: list[Any] = []
+    with suppress(Exception):
+        together.extend(READ_RUN([FRAME + value for value in values], FRAME, lambda _: None))
+    assert repr(together) == repr(one_by_one)
+
+
+def test_run_leaves_values_in_another_frame_to_their_own_reader() -> None:
+    own = {"x": 1}
+    values = [FRAME + written(own, INNER), b"\0\0\0\0\10other", FRAME + written(own, INNER)]
+    assert list(compile_run(INNER)(values, FRAME, bytes.upper)) == [own, b"\0\0\0\0\10OTHER", own]
 
 
 VARINT_11 = b"\x80" * 10 + b"\x01"
