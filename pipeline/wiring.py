@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 GIVE_UP_AFTER_S = 30.0
 CONNECT_S = 10.0
 _RETRY_EVERY_S = 1.0
+_NEW_TOPICS_S = 10.0
 # As long as dead letters: the time there is to mend what keeps a group from working its retries off.
 RETRY_RETENTION_MS = 30 * 86_400_000
 RETRY_HEADERS_BYTES = 65_536
@@ -560,6 +561,7 @@ def _provide_retry_topics(settings: Settings, topics: Sequence[str]) -> None:
         "max.message.bytes": str(largest + RETRY_HEADERS_BYTES),
     }
     purpose = f"Records of {source} that {settings.kafka.consumer_group} tries again later."
+    new = dict.fromkeys((name for name, had in there.items() if had is None or had < count), count)
     asked.create([Declared(name, count, configs=configs, purpose=purpose) for name in tiers if there[name] is None])
     for name in tiers:
         had = there[name]
@@ -570,6 +572,9 @@ def _provide_retry_topics(settings: Settings, topics: Sequence[str]) -> None:
                 f"The retry topic {name} has {had} partitions, {source} has {count}: a record is tried again in the "
                 f"partition with its own number. Once it is worked off, delete {name}; it is made anew."
             )
+    if new:
+        # A group that is joined before would not have them, until the client looks for its topics again.
+        provision.wait_for_leaders(asked, new, _NEW_TOPICS_S)
 
 
 def _ends(settings: Settings, topics: Sequence[str]) -> dict[TopicPartition, int]:

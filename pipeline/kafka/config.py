@@ -70,6 +70,9 @@ def consumer(kafka: Kafka) -> Properties:
     """P2 (offsets move when we say so), P3 (nothing aborted is read), P4 (co-assignment) and P5 (from the start on)."""
     return {
         "max.poll.interval.ms": 300_000,  # a handler may take this long before its partitions go to somebody else
+        # A topic that was not there when the group was joined is looked for so often, by default after 5 minutes: as long
+        # as a retry topic is missing, its source is not read.
+        "topic.metadata.refresh.interval.ms": 10_000,
         "fetch.queue.backoff.ms": 20,  # how long a full prefetch queue rests; after the default of 1 s it has run dry
         "check.crcs": True,  # damaged bytes are an outage of the broker, never bad data
         **connection(kafka),

@@ -91,18 +91,23 @@ def apply(
     # What another run created at the same time has the partitions that the other one asked for.
     wanted = {topic.name: topic.partitions if topic.name in created else 1 for topic in todo.create}
     wanted |= {step.name: step.wanted for step in todo.grow}
-    _wait_for_leaders(cluster, wanted, clock() + timeout_s, clock, sleep)
+    wait_for_leaders(cluster, wanted, timeout_s, clock, sleep)
     after = survey(cluster, declared)
     return Outcome(after.declared, after.topics, after.left, tuple(created), grown)
 
 
-def _wait_for_leaders(
+def wait_for_leaders(
     cluster: Cluster,
     wanted: Mapping[str, int],
-    deadline: float,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
+    timeout_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
+    """Return once so many partitions of each topic have a leader: a broker knows of a new one somewhat later than it says.
+
+    Raises `BrokerUnavailable` after `timeout_s` seconds without.
+    """
+    deadline = clock() + timeout_s
     while leaderless := list(_leaderless(cluster.describe_topics(list(wanted)), wanted)):
         if clock() >= deadline:
             raise BrokerUnavailable(

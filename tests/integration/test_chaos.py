@@ -86,7 +86,7 @@ def hold_until(world: World, one: Forwarder, api: int, held_at: str, released_at
     assert held.answered.wait(10)
 
 
-GUARD = pytest.mark.parametrize("mutant", ["", "without-the-guard"])
+GUARD = pytest.mark.parametrize("mutant", [pytest.param("", marks=pytest.mark.long), "without-the-guard"])
 
 
 @GUARD

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from pipeline import settings
 from pipeline.core.record import Record, TopicPartition
+from pipeline.kafka import config
 from pipeline.kafka.consumer import GroupConsumer
-from tests.integration.conftest import Pipe, declared
+from tests.integration.conftest import Pipe, declared, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -25,6 +27,32 @@ class Listener:
         self.ours -= set(partitions)
 
     def committed(self, error: Any) -> None: ...
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_topic_that_is_made_after_the_group_was_joined_is_assigned_soon(bare_pipe: Pipe, protocol: str) -> None:
+    late = bare_pipe.topic.replace("orders", "late")
+    bare_pipe.cluster.create([declared(bare_pipe.topic, 2)])
+    configured = settings.load(
+        {
+            "kafka.bootstrap_servers": bare_pipe.bootstrap_servers,
+            "kafka.consumer_group": bare_pipe.group,
+            "kafka.group_protocol": protocol,
+        }
+    )
+    listener = Listener()
+    member = GroupConsumer(config.consumer(configured.kafka), [bare_pipe.topic, late], listener)
+
+    def assigned(*topics: str) -> bool:
+        member.poll(500, 0.1)
+        return listener.ours == {TopicPartition(topic, partition) for topic in topics for partition in (0, 1)}
+
+    try:
+        wait_until(lambda: assigned(bare_pipe.topic), "what is there")
+        bare_pipe.cluster.create([declared(late, 2)])
+        wait_until(lambda: assigned(bare_pipe.topic, late), "what came later")
+    finally:
+        member.close()
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])

@@ -86,6 +86,7 @@ def test_registry_away_with_a_cold_cache_is_waited_for_and_no_letter_is_written(
     assert letters(hurt) == []
 
 
+@pytest.mark.long  # in make test by test_order_through_failures, where records fail as well
 def test_members_joining_and_leaving_lose_nothing(hurt: Pipe) -> None:
     # More than the comings and goings can outlast: the feeder is stopped when they are done.
     feeding = feed(hurt, 30_000, 200)
@@ -107,6 +108,7 @@ def test_members_joining_and_leaving_lose_nothing(hurt: Pipe) -> None:
     assert letters(hurt) == []
 
 
+@pytest.mark.long  # in make test by the twins of test_forward and test_processes
 def test_second_member_with_the_same_instance_name_ends_one_of_both_with_exit_4(hurt: Pipe) -> None:
     hurt.produce([order(1)])
     first = hurt.start("consume", "--instance", "one", "-v")
