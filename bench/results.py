@@ -23,12 +23,15 @@ FOLDER = ROOT / "docs/benchmarks"
 
 def about(**settings: object) -> dict[str, object]:
     """When, where, with what."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    # What a run itself has written into docs changes nothing of what is measured.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": commit.stdout.strip(),
+        "commit": git("describe", "--always") + ("-dirty" if changed else ""),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "python": f"{platform.python_version()} ({python_ms():.0f} ms for a million additions)",
         "confluent-kafka": version("confluent-kafka"),
