@@ -40,7 +40,10 @@ def up(
     ] = 0,
     hint: Annotated[bool, typer.Option(help="Say what to do next.")] = True,
 ) -> None:
-    """Start Kafka and the registry, and wait until they answer. The first time, their jars are fetched (200 MB) and checked."""
+    """Start Kafka and the registry, and wait until they answer.
+
+    The first time, their jars are fetched (200 MB) and checked, and class archives are made (20 s).
+    """
     from pipeline import settings, telemetry  # noqa: PLC0415  # --help must be quick
     from pipeline.local import artifacts, class_archives, stack  # noqa: PLC0415
     from pipeline.local.display import fetch_progress  # noqa: PLC0415
