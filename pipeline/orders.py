@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
-from pipeline.core.record import Keyed, Record
+from pipeline.core.record import KeepsTyped, Keyed, Record
 from pipeline.errors import Invalid, Misfit, Reject
 
 ORDER_RECORD = "shop.orders.OrderPlaced"
@@ -103,11 +103,15 @@ class OrderPlaced(BaseModel):
     order_id: Annotated[_Id, Field(validation_alias=_spelt("order_id"))]
     customer_id: Annotated[_Id, Field(validation_alias=_spelt("customer_id"))]
     amount: Annotated[
-        _Amount, PlainValidator(_amount, json_schema_input_type=_Amount), Field(validation_alias=_spelt("amount"))
+        _Amount,
+        PlainValidator(_amount, json_schema_input_type=_Amount),
+        KeepsTyped(),
+        Field(validation_alias=_spelt("amount")),
     ]
     timestamp_utc: Annotated[
         _Moment,
         PlainValidator(_moment, json_schema_input_type=_Moment),
+        KeepsTyped(),
         Field(validation_alias=_spelt("timestamp_utc")),
     ]
 

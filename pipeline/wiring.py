@@ -199,6 +199,7 @@ def consume(
     config.check(settings.kafka)
     with _handler(settings, handler) as (work, inspect), registry(settings) as writers, ExitStack() as opened:
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
+        newest = _schemas(settings).subject(subject_of(kafka.topic)).newest
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
         wait(lambda: _require_fit(settings, work, writers))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
@@ -218,7 +219,7 @@ def consume(
             log=TopicLog(properties, lambda: cluster(settings)),
             topics=topics,
             decoder=reader,
-            handler=work,
+            handler=replace(work, reader_schema=_record(newest)),
             crew=crew,
             outbox=Outbox(publisher, kafka.dead_letter_topic, envelope, time.monotonic),
             worker=Worker(kafka.consumer_group, kafka.instance or socket.gethostname()),

@@ -112,7 +112,10 @@ class InTransaction(Protocol):
 
 
 class Decoder(Protocol):
-    """Bytes to datum."""
+    """Bytes to datum: one of any types that its writer's schema resolves to; or, of many, exactly of the reader's types.
+
+    Where that is not so, or not known yet, a run ends with an exception.
+    """
 
     def decode(self, value: bytes | None) -> dict[str, Any]: ...
 

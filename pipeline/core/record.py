@@ -50,3 +50,9 @@ class Keyed(NamedTuple):
     key: str | bytes
     value: Mapping[str, Any]
     topic: str | None = None
+
+
+class KeepsTyped:
+    """Says of the `PlainValidator` in a field's `Annotated`: what its `json_schema_input_type` takes, and has the field's type
+    already, it gives back unchanged. So it is not called where the schema guarantees that. Without this it always is.
+    """

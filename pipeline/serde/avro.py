@@ -63,6 +63,8 @@ class AvroReader:
         # By the frame as it stands there: its number is told only where it is not known yet.
         self._reads: dict[bytes, Read] = {}
         self._runs: dict[bytes, ReadRun] = {}
+        # Those that give exactly the reader's types.
+        self._typed: dict[bytes, Read] = {}
         self._refusals: dict[int, str] = {}
 
     def decode(self, value: bytes | None) -> Datum:
@@ -74,9 +76,9 @@ class AvroReader:
         return self._look_closer(value)
 
     def decode_run(self, values: Iterable[bytes | None]) -> Iterator[Datum]:
-        """The datum of each value as long as all goes well.
+        """The datum of each value as long as all goes well; each has exactly the types of the reader's schema.
 
-        It ends with an exception where it does not, or where a schema is not known yet: `decode` tells which.
+        It ends with an exception where that is not so, or where a schema is not known yet: `decode` tells which.
         """
         rest: Iterator[Any] = iter(values)
         for value in rest:
@@ -87,7 +89,7 @@ class AvroReader:
                 yield from run(chain((value,), rest), frame, self._known)
 
     def _known(self, value: bytes) -> Datum:
-        datum: Datum = self._reads[value[:_BODY]](value, _BODY)
+        datum: Datum = self._typed[value[:_BODY]](value, _BODY)
         return datum
 
     def _look_closer(self, value: bytes | None) -> Datum:
@@ -135,11 +137,15 @@ class AvroReader:
         try:
             if writer == self._reader:
                 self._runs[wire.header(schema_id)] = compile_run(schema)
-                return compile_read(schema)
-            return _resolving(schema, writer, self._reader)
+                read = compile_read(schema)
+            else:
+                read = _resolving(schema, writer, self._reader)
         except Exception as error:
             # What is sound may still be too much for Python's compiler: RecursionError, MemoryError.
             raise _unreadable(schema_id, error) from error
+        if _keeps_types(writer, self._reader):
+            self._typed[wire.header(schema_id)] = read
+        return read
 
 
 def _resolving(schema: Any, writer: Any, reader: Any) -> Read:
@@ -153,6 +159,20 @@ def _resolving(schema: Any, writer: Any, reader: Any) -> Read:
         return fastavro.schemaless_reader(source, writer, reader)
 
     return read
+
+
+def _keeps_types(writer: Mapping[str, Any], reader: Mapping[str, Any]) -> bool:
+    """Whether each logical type of the reader's fields is the writer's.
+
+    fastavro reads by the writer's logical type, and takes a default as it stands in the schema.
+    """
+    written = {field["name"]: field["type"] for field in writer["fields"]}
+    for field in reader["fields"]:
+        if isinstance(field["type"], dict) and "logicalType" in field["type"]:
+            found = [written[name] for name in (field["name"], *field.get("aliases", ())) if name in written]
+            if not found or any(each != field["type"] for each in found):
+                return False
+    return True
 
 
 def _unreadable(schema_id: int, error: Exception) -> Undecodable:

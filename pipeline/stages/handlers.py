@@ -9,17 +9,17 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, RootModel, ValidationError
 
 from pipeline.errors import HandlerRefused, Invalid
+from pipeline.serde import model_validation
 
 SHAPES = (
     "`def handle(event: E, record: Record) -> None`, `async def handle(...)`, or "
@@ -37,28 +37,28 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Handler:
-    """A user's handler, the type of its events, and how it is called."""
+    """A user's handler, the type of its events, how it is called, and the record schema by which its data are read."""
 
     name: str
     event_type: type
     kind: Kind
     function: Callable[..., Any]
+    reader_schema: Mapping[str, Any] | None = None
 
     @cached_property
     def validate(self) -> Callable[[dict[str, Any]], Any]:
-        """What makes the handler's event of a datum; it raises what pydantic raises when that does not have its shape."""
+        """What makes the handler's event of a datum; it raises what pydantic raises when that does not have its shape.
+
+        With a `reader_schema` the datum must have exactly its types (`Decoder.decode_run`).
+        """
         if not issubclass(self.event_type, BaseModel):
             return lambda datum: datum
-        validate: Callable[[Any], Any] = self.event_type.model_validate
-        if getattr(validate, "__func__", None) is BaseModel.model_validate.__func__:  # type: ignore[attr-defined]
-            # What it calls, without the checks of arguments that are not given.
-            validate = self.event_type.__pydantic_validator__.validate_python
-        return validate
+        return model_validation.validator(self.event_type, self.reader_schema)
 
     @cached_property
     def event(self) -> Callable[[dict[str, Any]], Any]:
-        """The same, and raises `Invalid` with each field and the reason."""
-        validate = self.validate
+        """The same for a datum of any types, and raises `Invalid` with each field and the reason."""
+        validate = replace(self, reader_schema=None).validate
 
         def event(datum: dict[str, Any]) -> Any:
             try:
@@ -145,7 +145,7 @@ def refuse_misfit(handler: Handler, fields: Collection[str], record: str) -> Non
     modes = {each.info.mode for each in decorators.model_validators.values()}
     if modes - {"after"} or decorators.root_validators:
         return
-    spellings = {name: set(_spellings(model, name, info)) for name, info in model.model_fields.items()}
+    spellings = {name: set(model_validation.spellings(model, name, info)) for name, info in model.model_fields.items()}
     missing = [
         name
         for name, info in model.model_fields.items()
@@ -163,21 +163,6 @@ def refuse_misfit(handler: Handler, fields: Collection[str], record: str) -> Non
             "Every record would become a dead letter. Name the topic that it is for (--topic), or bring model and schema "
             "in line."
         )
-
-
-def _spellings(model: type[BaseModel], name: str, info: FieldInfo) -> Iterator[str]:
-    """The keys under which the model finds a field in a datum."""
-    config = model.model_config
-    alias = info.validation_alias
-    if alias is None or config.get("validate_by_name") or config.get("populate_by_name"):
-        yield name
-    if not config.get("validate_by_alias", True):
-        return
-    for one in alias.choices if isinstance(alias, AliasChoices) else [alias]:
-        if isinstance(one, AliasPath):
-            yield str(one.path[0])
-        elif one is not None:
-            yield one
 
 
 def _describe(error: ValidationError) -> str:
