@@ -3,17 +3,18 @@
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import filterfalse, groupby
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.ports import Commit, Listener
-from pipeline.core.record import Record, TopicPartition, offset_of, place_of
+from pipeline.core.record import Record, TopicPartition, place_of
 from pipeline.errors import BrokerUnavailable, Fenced, MembershipLost, PipelineError, Unavailable
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
-from pipeline.kafka.reader import to_record
+from pipeline.kafka.reader import to_records
 
 # The group went on without this member: what it holds belongs to another one now.
 _MEMBERSHIP_LOST = frozenset(
@@ -79,17 +80,18 @@ class GroupConsumer:
         if first is None:
             return []
         messages = [first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first]
-        records = [to_record(message) for message in messages if message.error() is None]
-        # The last one of each partition says where it goes on.
-        last = dict(zip(map(place_of, records), map(offset_of, records), strict=True))
-        self._positions |= {TopicPartition(*place): offset + 1 for place, offset in last.items()}
-        if len(records) < len(messages):
-            for message in messages:
-                if (error := message.error()) is not None:
-                    self._event(error, message)
+        events = list(filter(Message.error, messages))
+        records = to_records(list(filterfalse(Message.error, messages)) if events else messages)
+        for place, run in groupby(records, place_of):
+            # The last one says where it goes on.
+            self._positions[TopicPartition(*place)] = list(run)[-1].offset + 1
+        for event in events:
+            self._event(event)
         return records
 
-    def _event(self, error: KafkaError, message: Message) -> None:
+    def _event(self, message: Message) -> None:
+        error = message.error()
+        assert error is not None
         code = error.code()
         if code == KafkaError._PARTITION_EOF:  # noqa: SLF001
             where = TopicPartition(str(message.topic()), int(message.partition() or 0))

@@ -1,8 +1,9 @@
 """Reading a topic from end to end, in no group and committing nothing."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from time import monotonic
 from typing import Any
 
@@ -88,28 +89,34 @@ def _next(consumer: Consumer) -> list[Message]:
 
 def to_record(message: Message) -> Record:
     """The client's message as a record."""
-    kind, timestamp = message.timestamp()
-    headers = _headers(message)
-    return _record(
-        (
-            message.topic(),
-            message.partition(),
-            message.offset(),
-            message.key(),
-            message.value(),
-            tuple(headers) if headers else (),
-            timestamp if kind else None,
-            1,
-        )
+    return to_records([message])[0]
+
+
+def to_records(messages: Sequence[Message]) -> list[Record]:
+    """The client's messages as records; part by part, because thousands pass at once."""
+    columns = (
+        map(Message.topic, messages),
+        map(Message.partition, messages),
+        map(Message.offset, messages),
+        map(Message.key, messages),
+        map(Message.value, messages),
+        [tuple(headers) if headers else () for headers in _headers(messages)],
+        [timestamp if kind else None for kind, timestamp in map(Message.timestamp, messages)],
+        repeat(1),
     )
+    # What `Record(...)` does, at a quarter of its time.
+    return list(map(partial(tuple.__new__, Record), zip(*columns, strict=False)))
 
 
-# What `Record(...)` does, at a quarter of its time.
-_record: Callable[[tuple[Any, ...]], Record] = partial(tuple.__new__, Record)
-
-
-def _headers(message: Message) -> Any:
+def _headers(messages: Sequence[Message]) -> list[Any]:
     """None as well where the client cannot give them: it breaks on a name that is no UTF-8."""
+    try:
+        return list(map(Message.headers, messages))
+    except SystemError:
+        return [_headers_of(message) for message in messages]
+
+
+def _headers_of(message: Message) -> Any:
     try:
         return message.headers()
     except SystemError:

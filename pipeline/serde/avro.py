@@ -81,14 +81,14 @@ class AvroReader:
         It ends with an exception where that is not so, or where a schema is not known yet: `decode` tells which.
         """
         rest: Iterator[Any] = iter(values)
-        for value in rest:
-            run = self._runs.get(frame := value[:_BODY])
-            if run is None:
-                yield self._known(value)
-            else:
-                yield from run(chain((value,), rest), frame, self._known)
+        for first in rest:
+            values = chain((first,), rest)
+            # Of several schemas most data have one as a rule: the others go one by one.
+            run = self._runs.get(frame := first[:_BODY])
+            return map(self._known, values) if run is None else run(values, frame, self._known)
+        return iter(())
 
-    def _known(self, value: bytes) -> Datum:
+    def _known(self, value: Any) -> Datum:
         datum: Datum = self._typed[value[:_BODY]](value, _BODY)
         return datum
 
