@@ -43,7 +43,9 @@ from pipeline.stages.outbox import Outbox
 from pipeline.stages.partitions import Partitions, Shard, Stream
 from pipeline.stages.work import Run, Straight, Work
 
-POLL_RECORDS_MAX = 500
+# So many at once while there is room; of those that fill it up not many more than fit.
+POLL_RECORDS_MAX = 2_000
+LAST_POLL_RECORDS = 500
 IDLE_POLL_S = 0.25
 # While handlers run, what they finish is looked after this often.
 BUSY_POLL_S = 0.005
@@ -51,7 +53,7 @@ BUSY_POLL_S = 0.005
 # threads do not strive for the one interpreter.
 HAND_OVER_S = 0.001
 # What is read and not settled: bounds the memory, and how much is read again after a crash. More only for long lists.
-IN_FLIGHT_RECORDS_MAX = 2_000
+IN_FLIGHT_RECORDS_MAX = 4_000
 IN_FLIGHT_RECORDS_LIMIT = 10_000
 IN_FLIGHT_BYTES_MAX = 64_000_000
 # So long the polling rests while that is full; only then partitions are paused, which drops what was fetched ahead.
@@ -134,7 +136,7 @@ class Consume:
         self._seen = seen
         self._until = until
         self._lanes: Lanes[Work] = Lanes()
-        self._straight = Straight(self._work_of, crew.list_max)
+        self._straight = Straight(self._work_of)
         self._in_hand: Run | None = None
         # While every hand has a list, one more gets ready.
         lists = min(IN_FLIGHT_RECORDS_LIMIT, (crew.room + 1) * crew.list_max)
@@ -231,7 +233,8 @@ class Consume:
         if self._is_full() or self._empties_the_lanes():
             self._collect(BUSY_POLL_S)
             return
-        records = self._source.poll(POLL_RECORDS_MAX, self._patience())
+        room = self._in_flight_max - self._unsettled - len(self._outbox)
+        records = self._source.poll(min(POLL_RECORDS_MAX, max(LAST_POLL_RECORDS, room)), self._patience())
         if self._broken is not None:
             raise self._broken
         if records and self._started_at is None:
@@ -405,7 +408,7 @@ class Consume:
         now = self._clock()
         if self._straight or self._in_hand is not None:
             while self._straight and self._in_hand is None and self._crew.room > 0 and now >= self._not_before:
-                self._in_hand = self._straight.take()
+                self._in_hand = self._straight.take(self._crew.list_max)
                 self._crew.submit(self._in_hand)
                 self._collect(HAND_OVER_S)
             return

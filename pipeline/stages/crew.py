@@ -17,8 +17,11 @@ from pipeline.core.record import Record
 from pipeline.stages.handlers import Handler, Kind
 from pipeline.stages.work import Run
 
-# One hand alone takes so many at once: it loses nothing, and saves a hand-over for each.
-LIST_RECORDS_MAX = 500
+# One hand alone takes so many at once as it works off in this time, and never more than that: a hand-over costs as much as
+# dozens of quick records, but what is in hand is settled together, and waited for when partitions go or the worker stops.
+LIST_S = 0.05
+LIST_RECORDS_MAX = 2_000
+_LIST_RECORDS_FIRST = 64
 # So long what coroutines finished is gathered before it is given back.
 GATHER_S = 0.002
 _LEAVE_S = 1.0
@@ -44,7 +47,7 @@ class Done(NamedTuple):
 
 
 class Crew(Protocol):
-    """`room` says how many more lists it takes, `list_max` how long each may be.
+    """`room` says how many more lists it takes, `list_max` how long the next one may be.
 
     `in_order`: it takes lists one by one, each once the one before is back; so it may be given a run in place of a list.
     """
@@ -70,8 +73,15 @@ def crew_for(handler: Handler, concurrency: int, batch: int) -> Crew:
         return LoopCrew(handler.function, concurrency)
     if handler.kind is Kind.BATCH:
         return ThreadCrew(lambda works: run_batch(handler.function, works), concurrency, batch)
-    many = LIST_RECORDS_MAX if concurrency == 1 else 1
-    return ThreadCrew(lambda works: run_each(handler.function, works), concurrency, many)
+    alone = concurrency == 1
+    first = _LIST_RECORDS_FIRST if alone else 1
+    return ThreadCrew(lambda works: run_each(handler.function, works), concurrency, first, grows=alone)
+
+
+def next_list(list_max: int, count: int, seconds: float) -> int:
+    """How many to take at once when `count` took so long: twice as many as before at most, one at least."""
+    fit = int(count * LIST_S / seconds) if seconds > 0 else LIST_RECORDS_MAX
+    return max(1, min(fit, 2 * list_max, LIST_RECORDS_MAX))
 
 
 class _Finished:
@@ -93,10 +103,16 @@ class _Finished:
 
 
 class ThreadCrew:
-    """`hands` threads; `run` works one list off. The threads end with the process, whatever a handler does."""
+    """`hands` threads; `run` works one list off. The threads end with the process, whatever a handler does.
 
-    def __init__(self, run: Callable[[Sequence[Work] | Run], list[Done]], hands: int, list_max: int) -> None:
+    `list_max` is kept, or with `grows` begun with: then the time that the last list took decides (`next_list`).
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[Work] | Run], list[Done]], hands: int, list_max: int, *, grows: bool = False
+    ) -> None:
         self.list_max = list_max
+        self._grows = grows
         self.in_order = hands == 1 and list_max > 1
         self._run = run
         # Lists of one are short: one more for each hand is at the door, so that none waits for the next.
@@ -151,7 +167,11 @@ class ThreadCrew:
                 works = self._todo.popleft()
             except IndexError:
                 continue  # recalled
-            self._finished.put([*self._run(works), Done(_END)])
+            began = time.monotonic()
+            done = self._run(works)
+            if self._grows:
+                self.list_max = next_list(self.list_max, len(works), time.monotonic() - began)
+            self._finished.put([*done, Done(_END)])
 
 
 _END: Any = object()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pipeline.core.record import Record
+from pipeline.core.record import Record, value_of
 from pipeline.core.retry import Journey
 from pipeline.stages.partitions import Stream
 
@@ -91,13 +91,24 @@ class Run:
         self.events += events
         self.parts.append(Part(stream, start, len(self.records), size))
 
+    def split(self, at: int) -> tuple["Run", "Run"]:
+        """The first `at` records, and the rest."""
+        head = Run(self.work, self.first, self.records[:at], self.events[:at])
+        rest = Run(self.work, self.first + at, self.records[at:], self.events[at:])
+        for stream, start, stop, size in self.parts:
+            before = size if stop <= at else sum(map(len, filter(None, map(value_of, self.records[start:at]))))
+            if start < at:
+                head.parts.append(Part(stream, start, min(stop, at), before))
+            if stop > at:
+                rest.parts.append(Part(stream, max(start - at, 0), stop - at, size - before))
+        return head, rest
+
 
 class Straight:
-    """Runs that wait for the hand, each of `most` records at most unless one partition gave more at once."""
+    """Runs that wait for the hand."""
 
-    def __init__(self, work: Callable[[Stream, Record, int], Work], most: int) -> None:
+    def __init__(self, work: Callable[[Stream, Record, int], Work]) -> None:
         self._work = work
-        self._most = most
         self._runs: deque[Run] = deque()
 
     def __len__(self) -> int:
@@ -107,14 +118,18 @@ class Straight:
     def add(self, stream: Stream, records: Sequence[Record], events: Sequence[Any], size: int, first: int) -> None:
         """Behind the others; their numbers count from `first`."""
         last = self._runs[-1] if self._runs else None
-        if last is None or len(last) + len(records) > self._most or last.first + len(last) != first:
+        if last is None or last.first + len(last) != first:
             last = Run(self._work, first)
             self._runs.append(last)
         last.add(stream, records, events, size)
 
-    def take(self) -> Run:
-        """The first run."""
-        return self._runs.popleft()
+    def take(self, most: int) -> Run:
+        """The first run, or so many records of it."""
+        run = self._runs.popleft()
+        if len(run) > most:
+            run, rest = run.split(most)
+            self._runs.appendleft(rest)
+        return run
 
     def clear(self) -> list[Work]:
         """All of it, as works, in the order it came."""

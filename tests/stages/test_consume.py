@@ -298,6 +298,18 @@ def test_bug_in_the_handler_stops_the_worker_after_committing_what_was_before() 
     assert bench.letters() == [b"bad"]
 
 
+def test_batch_is_never_longer_than_asked_for_although_one_partition_gave_more() -> None:
+    batches: list[list[str]] = []
+
+    def handle(batch: list[tuple[dict, Record]]) -> None:
+        batches.append([event["id"] for event, _ in batch])
+
+    bench = Bench(records(*"abcdefgh"), handle, list_max=3)
+    bench.run()
+    assert batches == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+    assert bench.stage.totals.committed == 8
+
+
 def test_batch_with_one_refused_row_loses_only_that_one_and_keeps_order() -> None:
     stored: list[str] = []
 

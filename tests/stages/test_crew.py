@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.core.offsets import Note, Progress
 from pipeline.core.record import Record, TopicPartition
 from pipeline.errors import Reject, Retry, SinkRefused, SinkUnavailable
-from pipeline.stages.crew import Crew, Done, LoopCrew, ThreadCrew, crew_for, run_batch, run_each
+from pipeline.stages.crew import LIST_S, Crew, Done, LoopCrew, ThreadCrew, crew_for, next_list, run_batch, run_each
 from pipeline.stages.handlers import adapt
 from pipeline.stages.partitions import Shard, Stream
 from pipeline.stages.work import Run, Straight, Work
@@ -207,7 +207,7 @@ def test_run_of_a_batch_handler_fails_as_a_list_does(plan: list[tuple[str, str]]
 
 def test_what_belongs_to_another_member_by_now_leaves_the_runs_that_wait() -> None:
     ours, theirs = run_of("a1", "a2"), run_of("b1")
-    waiting = Straight(ours.work, 500)
+    waiting = Straight(ours.work)
     for run, first in ((ours, 1), (theirs, 3)):
         waiting.add(run.parts[0].stream, run.records, run.events, 0, first)
     theirs.parts[0].stream.shard.closed = True
@@ -215,6 +215,64 @@ def test_what_belongs_to_another_member_by_now_leaves_the_runs_that_wait() -> No
     assert len(waiting) == 2
     assert [work.event for work in waiting.clear()] == ["a1", "a2"]
     assert len(waiting) == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), min_size=1, max_size=5), st.integers(1, 12))
+def test_runs_are_taken_in_pieces_that_lose_nothing(parts: list[tuple[int, int]], most: int) -> None:
+    waiting = Straight(lambda stream, record, number: Work(record, stream, record.offset, "", number))
+    streams: list[Stream] = []
+    first = 1
+    for count, length in parts:
+        stream = run_of("x").parts[0].stream
+        records = [Record("t", 0, first + at, None, b"." * length) for at in range(count)]
+        waiting.add(stream, records, [record.offset for record in records], count * length, first)
+        streams += [stream] * count
+        first += count
+    taken = []
+    while waiting:
+        run = waiting.take(most)
+        assert 0 < len(run) <= most
+        assert sum(part.stop - part.start for part in run.parts) == len(run)
+        for part in run.parts:
+            assert part.size == sum(len(record.value or b"") for record in run.records[part.start : part.stop])
+        taken += [(work.event, work.number, work.stream) for work in run]
+    assert taken == [(number, number, stream) for number, stream in enumerate(streams, 1)]
+
+
+@pytest.mark.parametrize(
+    ("list_max", "count", "seconds", "then"),
+    [
+        (64, 64, 0.001, 128),  # quick: twice as many
+        (2000, 2000, 0.001, 2000),  # never more
+        (64, 64, 0.0, 128),  # quicker than the clock
+        (128, 128, 0.1, 64),  # as many as fit into the time
+        (64, 64, 640.0, 1),  # slow: one by one
+        (1, 1, 0.01, 2),
+        (64, 3, 0.15, 1),  # a short list says as much
+    ],
+)
+def test_list_is_as_long_as_the_handler_is_quick(list_max: int, count: int, seconds: float, then: int) -> None:
+    assert next_list(list_max, count, seconds) == then
+
+
+def test_slow_handler_gets_one_record_at_a_time() -> None:
+    """What it did is settled by then, not only when hundreds are done."""
+    begun, go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def handle(event: dict, record: Record) -> None:
+        begun.release()
+        assert go_on.acquire(timeout=DEADLINE_S)
+
+    crew = crew_for(adapt(handle, "test"), 1, 500)
+    assert isinstance(crew, ThreadCrew)
+    started = time.monotonic()
+    crew.submit(works("a1"))
+    assert begun.acquire(timeout=DEADLINE_S)
+    await_(lambda: time.monotonic() - started > LIST_S)
+    go_on.release()
+    collect(crew, 1)
+    assert crew.list_max == 1
+    crew.close()
 
 
 # --- crews
@@ -432,7 +490,7 @@ def test_crew_fits_the_handlers_kind() -> None:
     def handle_batch(batch: list[tuple[dict, Record]]) -> None: ...
 
     for handler, hands, kind, list_max in (
-        (lambda_handler, 1, ThreadCrew, 500),
+        (lambda_handler, 1, ThreadCrew, 64),
         (lambda_handler, 4, ThreadCrew, 1),
         (handle_batch, 2, ThreadCrew, 500),
         (handle_async, 4, LoopCrew, 1),

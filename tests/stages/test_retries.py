@@ -716,8 +716,8 @@ def test_part_of_a_shard_that_stayed_is_read_again_from_what_was_committed() -> 
 
 
 def test_full_worker_pauses_and_polls_on() -> None:
-    bench = mortal(*(f"{number % 50:02d}x"[::-1] for number in range(3_000)))
-    for number in range(3_000):
+    bench = mortal(*(f"{number % 50:02d}x"[::-1] for number in range(6_000)))
+    for number in range(6_000):
         record = bench.broker.logs[P0][number]
         bench.broker.logs[P0][number] = record._replace(key=b"%d" % (number % 50), value=b"%d" % number)
     crew = HeldCrew(bench.handler, hands=8)
@@ -727,10 +727,10 @@ def test_full_worker_pauses_and_polls_on() -> None:
     bench.turns(50)
     assert bench.member.polls >= polls + 45, "it stays in its group"
     held = len(bench.stage._lanes) + bench.stage._lanes.in_hand
-    assert consume.IN_FLIGHT_RECORDS_MAX <= held < consume.IN_FLIGHT_RECORDS_MAX + consume.POLL_RECORDS_MAX
+    assert consume.IN_FLIGHT_RECORDS_MAX <= held < consume.IN_FLIGHT_RECORDS_MAX + consume.LAST_POLL_RECORDS
     crew.let_go = True
-    bench.until(lambda: len(bench.effects) == 3_000)
-    assert len(set(bench.effects)) == 3_000
+    bench.until(lambda: len(bench.effects) == 6_000)
+    assert len(set(bench.effects)) == 6_000
     for key in range(50):
         mine = [int(event) for event in bench.effects if int(event) % 50 == key]
         assert mine == sorted(mine)
