@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -16,6 +17,7 @@ from pipeline.kafka.log import librdkafka_logger
 _FULL_QUEUE_WAIT_S = 0.1
 _FLUSH_SLICE_S = 0.5
 _ASK_S = 5.0
+ANY_PARTITION = -1  # the partitioner's to say
 _Report = Callable[[KafkaError | None, Message], None]
 _log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class IdempotentProducer:
 
         Waits while the queue is full, which bounds memory: a queued record leaves by acknowledgement or time-out.
         """
-        while not self.offer(topic, key, value, headers=headers, partition=partition, on_delivery=on_delivery):
+        while not self._takes(topic, key, value, headers, partition, on_delivery):
             self._producer.poll(_FULL_QUEUE_WAIT_S)
 
     def offer(
@@ -55,16 +57,26 @@ class IdempotentProducer:
         on_delivery: Callable[[Delivery], None],
     ) -> bool:
         """As `publish`, but waits for nothing: False when the queue is full, and then the record was not taken."""
+        return self._takes(topic, key, value, headers, partition, on_delivery)
+
+    def _takes(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None,
+        on_delivery: Callable[[Delivery], None],
+    ) -> bool:
         told, report = self._reporting
         if on_delivery is not told:
             # One for all that are told to the same: a record needs none of its own.
             report = _report_to(on_delivery)
             self._reporting = on_delivery, report
-        more: dict[str, Any] = {"headers": list(headers)} if headers else {}
-        if partition is not None:
-            more["partition"] = partition
+        where = ANY_PARTITION if partition is None else partition
         try:
-            self._producer.produce(topic, value, key, on_delivery=report, **more)
+            # By their places: the client takes half as long again to find arguments by their names.
+            self._producer.produce(topic, value, key, where, None, report, 0, list(headers) if headers else None)
         except BufferError:
             return False
         except KafkaException as error:
@@ -102,17 +114,24 @@ class IdempotentProducer:
 def _report_to(on_delivery: Callable[[Delivery], None]) -> _Report:
     def report(error: KafkaError | None, message: Message) -> None:
         topic, partition, offset = message.topic() or "", message.partition(), message.offset()
+        problem = None if error is None else failure(error, topic)
         on_delivery(
-            Delivery(
-                topic,
-                -1 if partition is None else partition,
-                -1 if offset is None else offset,
-                message.key(),
-                None if error is None else failure(error, topic),
+            _delivery(
+                (
+                    topic,
+                    -1 if partition is None else partition,
+                    -1 if offset is None else offset,
+                    message.key(),
+                    problem,
+                )
             )
         )
 
     return report
+
+
+# What `Delivery(...)` does, at a quarter of its time.
+_delivery: Callable[[tuple[Any, ...]], Delivery] = partial(tuple.__new__, Delivery)
 
 
 def failure(error: KafkaError, topic: str) -> PipelineError:

@@ -20,7 +20,7 @@ from pipeline.core.record import Headers, TopicPartition
 from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError, ProducerFenced, SettingsRefused
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
-from pipeline.kafka.producer import failure
+from pipeline.kafka.producer import ANY_PARTITION, failure
 
 TRANSACTION_S = 60.0
 _RETRY_EVERY_S = 0.1
@@ -150,12 +150,12 @@ class TransactionalProducer:
         one; so does the year 1970's first millisecond, which means that to the client.
         """
         report = self._report if on_offset is None else partial(self._report_offset, on_offset)
-        more: dict[str, Any] = {"headers": list(headers)} if headers else {}
-        if partition is not None:
-            more["partition"] = partition
+        where = ANY_PARTITION if partition is None else partition
+        named: list[Any] | None = list(headers) if headers else None
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=report, timestamp=timestamp_ms or 0, **more)
+                # By their places, as in `producer`.
+                self._producer.produce(topic, value, key, where, None, report, timestamp_ms or 0, named)
             except BufferError:
                 self._serve(_FULL_QUEUE_WAIT_S)
             except KafkaException as error:
