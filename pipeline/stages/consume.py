@@ -144,6 +144,7 @@ class Consume:
         self._partitions = Partitions(topics, log, clock, together=keep_order)
         self._numbers = 0
         self._bytes = 0
+        self._record_bytes = IN_FLIGHT_BYTES_MAX // LAST_POLL_RECORDS
         self._full_since: float | None = None
         self._paused_full = False
         self._emptying_since: float | None = None
@@ -233,18 +234,26 @@ class Consume:
         if self._is_full() or self._empties_the_lanes():
             self._collect(BUSY_POLL_S)
             return
-        room = self._in_flight_max - self._unsettled - len(self._outbox)
-        records = self._source.poll(min(POLL_RECORDS_MAX, max(LAST_POLL_RECORDS, room)), self._patience())
+        records = self._source.poll(self._poll_limit(), self._patience())
         if self._broken is not None:
             raise self._broken
         if records and self._started_at is None:
             self._started_at = self._clock()
+        bytes_before = self._bytes
         for place, run in groupby(records, place_of):
             stream = self._partitions.open.get(place)
             if stream is not None:
                 self._accept(stream, list(run))
+        if records:
+            self._record_bytes = max(1, (self._bytes - bytes_before) // len(records))
         if not records and self._partitions.reached(self._source.positions() or {}, self._until):
             self._dirty = True
+
+    def _poll_limit(self) -> int:
+        """How many to ask for: as many as there is room for, if they are as large as those of the last time."""
+        room = self._in_flight_max - self._unsettled - len(self._outbox)
+        bytes_room = (IN_FLIGHT_BYTES_MAX - self._bytes) // self._record_bytes
+        return max(1, min(POLL_RECORDS_MAX, max(LAST_POLL_RECORDS, room), bytes_room))
 
     def _is_full(self) -> bool:
         """Whether to read nothing now. When that lasts, partitions are paused, so that polling can go on."""

@@ -22,6 +22,7 @@ from pipeline.errors import (
     SinkUnavailable,
     Undecodable,
 )
+from pipeline.stages import consume
 from pipeline.stages.consume import IN_FLIGHT_RECORDS_MAX, Consume
 from pipeline.stages.handlers import adapt
 from pipeline.stages.outbox import Outbox
@@ -177,6 +178,28 @@ def test_once_what_failed_is_done_records_go_in_runs_again_though_more_come_all_
     alone = sum(count for count, is_run in crew.lists if not is_run)
     # What was in hand and behind it; all that came later went straight.
     assert 0 < alone <= 2 * IN_FLIGHT_RECORDS_MAX, crew.lists
+
+
+def test_as_many_records_are_asked_for_as_there_is_room_for_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consume, "IN_FLIGHT_BYTES_MAX", 20_000)
+
+    def handle(event: dict, record: Record) -> None: ...
+
+    bench = Bench(records(*(f"{number:0100d}" for number in range(2_000))), handle)
+    limits: list[int] = []
+    poll = bench.source.poll
+
+    def noted(limit: int, timeout_s: float) -> list[Record]:
+        found = poll(limit, timeout_s)
+        if found:
+            limits.append(limit)
+        return found
+
+    monkeypatch.setattr(bench.source, "poll", noted)
+    bench.run()
+    assert limits[0] == consume.LAST_POLL_RECORDS, "their size is not known yet"
+    assert set(limits[1:]) == {200}
+    assert bench.stage.totals.committed == 2_000
 
 
 def test_rejected_record_becomes_a_letter_with_the_handlers_words() -> None:
