@@ -76,7 +76,7 @@ class IdempotentProducer:
         where = ANY_PARTITION if partition is None else partition
         try:
             # By their places: the client takes half as long again to find arguments by their names.
-            self._producer.produce(topic, value, key, where, None, report, 0, list(headers) if headers else None)
+            self._producer.produce(topic, value, key, where, report, None, 0, list(headers) if headers else None)
         except BufferError:
             return False
         except KafkaException as error:

@@ -155,7 +155,7 @@ class TransactionalProducer:
         while True:
             try:
                 # By their places, as in `producer`.
-                self._producer.produce(topic, value, key, where, None, report, timestamp_ms or 0, named)
+                self._producer.produce(topic, value, key, where, report, None, timestamp_ms or 0, named)
             except BufferError:
                 self._serve(_FULL_QUEUE_WAIT_S)
             except KafkaException as error:
