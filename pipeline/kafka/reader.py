@@ -100,7 +100,7 @@ def to_records(messages: Sequence[Message]) -> list[Record]:
         map(Message.offset, messages),
         map(Message.key, messages),
         map(Message.value, messages),
-        [tuple(headers) if headers else () for headers in _headers(messages)],
+        [tuple(headers) if headers else () for headers in map(_headers, messages)],
         [timestamp if kind else None for kind, timestamp in map(Message.timestamp, messages)],
         repeat(1),
     )
@@ -108,15 +108,8 @@ def to_records(messages: Sequence[Message]) -> list[Record]:
     return list(map(partial(tuple.__new__, Record), zip(*columns, strict=False)))
 
 
-def _headers(messages: Sequence[Message]) -> list[Any]:
-    """None as well where the client cannot give them: it breaks on a name that is no UTF-8."""
-    try:
-        return list(map(Message.headers, messages))
-    except SystemError:
-        return [_headers_of(message) for message in messages]
-
-
-def _headers_of(message: Message) -> Any:
+def _headers(message: Message) -> Any:
+    """None as well where the client cannot give them: it breaks on a name that is no UTF-8. Asked a second time, it crashes."""
     try:
         return message.headers()
     except SystemError:
