@@ -58,14 +58,16 @@ def _lean(model: type[BaseModel], reader_schema: Mapping[str, Json]) -> Any:
     # By which key of the datum each field is found; None where it is by none, or by one of several.
     keys = {name: _only(set(spellings(model, name, info)) & types.keys()) for name, info in model.model_fields.items()}
     fields = {
-        name: {**field, "schema": core_schema.any_schema(serialization=field["schema"].get("serialization"))}
+        name: {**field, "schema": core_schema.any_schema()}
         if (key := keys.get(name)) and _is_guaranteed(field["schema"], types[key], model.model_fields[name])
         else field
         for name, field in inner["fields"].items()
     }
     lean = {**core, "schema": {**inner, "fields": fields}}
-    if set(keys.values()) >= types.keys():
-        lean["config"] = {**core.get("config", {}), "extra_fields_behavior": "ignore"}
+    config = core.get("config", {})
+    # Not where they are allowed: such a model has a place for them, even when there are none.
+    if config.get("extra_fields_behavior") == "forbid" and set(keys.values()) >= types.keys():
+        lean["config"] = {**config, "extra_fields_behavior": "ignore"}
     return lean
 
 

@@ -244,7 +244,8 @@ class Consume:
             stream = self._partitions.open.get(place)
             if stream is not None:
                 self._accept(stream, list(run))
-        if records:
+        if self._bytes > bytes_before:
+            # What waits for its time, or is not ours any more, says nothing of its size.
             self._record_bytes = max(1, (self._bytes - bytes_before) // len(records))
         if not records and self._partitions.reached(self._source.positions() or {}, self._until):
             self._dirty = True

@@ -154,6 +154,16 @@ def test_key_that_the_model_does_not_know_is_forbidden_still() -> None:
         validator(Event, record(it="string", more="string"))({"it": "1", "more": "2"})
 
 
+def test_model_that_allows_other_keys_has_its_place_for_them() -> None:
+    class Event(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        it: str
+
+    validate = validator(Event, record(it="string"))
+    assert validate({"it": "1"}) == Event(it="1")
+    assert validate({"it": "1"}).model_extra == {}
+
+
 def test_model_that_rewrites_its_input_is_left_as_it_is() -> None:
     class Event(BaseModel):
         it: Decimal
