@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+from pipeline.door import door
+
+app = door(no_args_is_help=True)
 
 
 @app.callback()

@@ -8,12 +8,13 @@ import typer
 
 from pipeline import purge as purging
 from pipeline import redrive as redriving
+from pipeline.door import door
 from pipeline.redrive import Json, Key, Reason, SchemaId, Servers, Since, Source, Topic, Until
 
 if TYPE_CHECKING:
     from pipeline.stages.letters import LetterReader
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+app = door(no_args_is_help=True, help=__doc__)
 app.command()(redriving.redrive)
 app.command()(purging.purge)
 

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.door import door
 from pipeline.telemetry import exit_codes, result
 
 if TYPE_CHECKING:
     from pipeline.kafka.admin import Cluster
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+app = door(no_args_is_help=True, help=__doc__)
 Name = Annotated[str, typer.Argument(help="The consumer group.", metavar="GROUP")]
 Servers = Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the broker.")]

@@ -5,18 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.door import door
 from pipeline.telemetry import exit_codes, result, say
 
 if TYPE_CHECKING:
     from pipeline.kafka.registry import Registry
     from pipeline.serde.schema_files import Schemas
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="The Avro contracts: schemas/<subject>/v<N>.avsc.",
-)
+app = door(no_args_is_help=True, help="The Avro contracts: schemas/<subject>/v<N>.avsc.")
 Dir = Annotated[Path | None, typer.Option(help="The schema directory.", show_default="schemas/, or the packed ones")]
 Url = Annotated[str | None, typer.Option(help="The registry's Confluent-compatible API.", show_default="the setting")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the registry.")]

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline.door import door
 from pipeline.telemetry import exit_codes, result, say
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = door()
 
 
 @app.command()

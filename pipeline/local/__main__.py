@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.door import door
+
 if TYPE_CHECKING:
     from pipeline.local.ports import Ports
     from pipeline.local.stack import LocalStack
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="A real Kafka and a real schema registry on this machine, without Docker or Java.",
+app = door(
+    no_args_is_help=True, help="A real Kafka and a real schema registry on this machine, without Docker or Java."
 )
 _NEXT = "next: make topics register-schemas, then make demo. make down stops them; the data stay."
 

@@ -1,0 +1,19 @@
+"""What all commands look like."""
+
+from typing import Any
+
+import typer
+
+# Wider than click's own 80, where the terminal is: what a command does in one line is not cut.
+_COLUMNS_MAX = 120
+
+
+def door(**more: Any) -> typer.Typer:
+    """A command, or one with commands of its own; `more` is typer's.
+
+    Help and refusals are plain text: rich's boxes take longer to load than all the rest of a help.
+    """
+    settings = {"max_content_width": _COLUMNS_MAX}
+    return typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=settings, **more
+    )
