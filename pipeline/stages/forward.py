@@ -285,6 +285,8 @@ class Forward:
         if stream.tier:
             its = journey(read)
             record = original(read, its)
+        if self._tries and (tries := self._tries.get((stream.where, read.offset), 0)):
+            record = record._replace(attempt=record.attempt + tries)
         fence = stream.shard.fence
         if fence and (tier := fence.tier_after(stream.tier, record.key)) is not None:
             self._park(stream, read, record, its, tier, None)
