@@ -158,7 +158,7 @@ class Consume(_Section):
     processes: Processes = 1
 
     concurrency: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 1
-    batch: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 5000
+    batch: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 10_000
     crash_limit: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1000), AfterValidator(_crash_limit)] = 3
 
 

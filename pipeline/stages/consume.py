@@ -54,7 +54,7 @@ BUSY_POLL_S = 0.005
 HAND_OVER_S = 0.001
 # What is read and not settled: bounds the memory, and how much is read again after a crash. More only for long lists.
 IN_FLIGHT_RECORDS_MAX = 4_000
-IN_FLIGHT_RECORDS_LIMIT = 10_000
+IN_FLIGHT_RECORDS_LIMIT = 20_000
 IN_FLIGHT_BYTES_MAX = 64_000_000
 # So long the polling rests while that is full; only then partitions are paused, which drops what was fetched ahead.
 FULL_PATIENCE_S = 1.0

@@ -104,6 +104,22 @@ def test_order_twice_in_one_batch_is_one_row_as_if_stored_one_by_one(store: Orde
     assert [(row[2], row[4], row[5]) for row in rows(store)] == [(Decimal("2.00"), 0, 6)]
 
 
+@pytest.mark.parametrize("count", [3, 4096, 10_000])
+def test_long_list_is_stored_whole_or_not_at_all(store: OrderStore, count: int) -> None:
+    batch = [(order(f"A-{number:05}", f"{number}.25"), at(number)) for number in range(count)]
+    for taken in (batch, [(order(one.order_id, "7"), at(count + number)) for number, (one, _) in enumerate(batch)]):
+        store.upsert(taken)
+        expected = [(one.order_id, one.amount, record.offset) for one, record in taken]
+        assert [(row[0], row[2], row[5]) for row in rows(store)] == expected
+    with store.engine.begin() as connection:
+        connection.execute(text("CREATE UNIQUE INDEX one_offset ON orders (source_offset)"))
+    with pytest.raises(SinkRefused):
+        store.upsert(
+            [*((order(f"B-{number}"), at(3 * count + number)) for number in range(count)), (order("C"), at(count))]
+        )
+    assert len(rows(store)) == count
+
+
 def test_refund_is_rejected_and_the_others_are_stored(store: OrderStore) -> None:
     rejected = StoreOrders(store)([(order("A-1"), at(0)), (order("C-1", "-5"), at(1)), (order("A-2"), at(2))])
     assert [record.offset for record, _ in rejected] == [1]
