@@ -32,7 +32,7 @@ from pipeline.kafka.topic_log import TopicLog
 from pipeline.kafka.transactions import GroupOffsets, TransactionalProducer
 from pipeline.orders import ORDER_RECORD
 from pipeline.serde import schema_files
-from pipeline.serde.avro import AvroReader, AvroWriter
+from pipeline.serde.avro import AvroReader, AvroWriter, load_ahead
 from pipeline.serde.avro_schema import resolve
 from pipeline.serde.fastavro_schema import for_fastavro
 from pipeline.serde.json_values import read_patch, typed
@@ -198,6 +198,7 @@ def consume(
     properties = config.consumer(kafka)
     config.check(settings.kafka)
     with _handler(settings, handler) as (work, inspect), registry(settings) as writers, ExitStack() as opened:
+        load_ahead()
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         newest = _schemas(settings).subject(subject_of(kafka.topic)).newest
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)

@@ -1,9 +1,12 @@
 """Avro data to bytes and back, with the writer's schema from the frame and the reader's from the schema files."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from importlib import import_module
 from io import BytesIO
-from itertools import chain
-from typing import Any
+from itertools import chain, islice
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import fastavro
 from fastavro.validation import ValidationError, validate
@@ -15,8 +18,20 @@ from pipeline.serde.compiled_reader import Read, ReadRun, compile_read, compile_
 from pipeline.serde.compiled_writer import compile_write
 from pipeline.serde.fastavro_schema import for_fastavro
 
+if TYPE_CHECKING:
+    from pipeline.serde.columns import Columns
+
 Datum = dict[str, Any]
+# So many are read at once: what is read stays in the cache until it is made use of.
+RUN_MAX = 1000
+# Of fewer data arrays are slower than the walk.
+COLUMNS_MIN = 250
 _BODY = wire.HEADER_BYTES
+
+
+def load_ahead() -> None:
+    """Load what long runs are read with while the caller waits for others: a tenth of a second of processor time."""
+    Thread(target=import_module, args=("pipeline.serde.columns",), name="load ahead").start()
 
 
 class AvroWriter:
@@ -63,6 +78,8 @@ class AvroReader:
         # By the frame as it stands there: its number is told only where it is not known yet.
         self._reads: dict[bytes, Read] = {}
         self._runs: dict[bytes, ReadRun] = {}
+        self._schemas: dict[bytes, Any] = {}
+        self._columns: dict[bytes, Columns | None] = {}
         # Those that give exactly the reader's types.
         self._typed: dict[bytes, Read] = {}
         self._refusals: dict[int, str] = {}
@@ -81,12 +98,27 @@ class AvroReader:
         It ends with an exception where that is not so, or where a schema is not known yet: `decode` tells which.
         """
         rest: Iterator[Any] = iter(values)
-        for first in rest:
-            values = chain((first,), rest)
-            # Of several schemas most data have one as a rule: the others go one by one.
-            run = self._runs.get(frame := first[:_BODY])
-            return map(self._known, values) if run is None else run(values, frame, self._known)
-        return iter(())
+        return chain.from_iterable(map(self._part, iter(lambda: list(islice(rest, RUN_MAX)), [])))
+
+    def _part(self, values: list[Any]) -> Iterable[Datum]:
+        # Of several schemas most data have one as a rule: the others go one by one.
+        run = self._runs.get(frame := values[0][:_BODY])
+        if run is None:
+            return map(self._known, values)
+        if len(values) >= COLUMNS_MIN and (columns := self._columns_of(frame)) is not None:
+            with suppress(Exception):
+                return columns.read(values, frame)
+        return run(values, frame, self._known)
+
+    def _columns_of(self, frame: bytes) -> "Columns | None":
+        if frame not in self._columns:
+            # Not with this module: who writes or reads little has no need of numpy.
+            from pipeline.serde.columns import Columns, Unusual  # noqa: PLC0415
+
+            self._columns[frame] = None
+            with suppress(Unusual):
+                self._columns[frame] = Columns(self._schemas[frame])
+        return self._columns[frame]
 
     def _known(self, value: Any) -> Datum:
         datum: Datum = self._typed[value[:_BODY]](value, _BODY)
@@ -137,6 +169,7 @@ class AvroReader:
         try:
             if writer == self._reader:
                 self._runs[wire.header(schema_id)] = compile_run(schema)
+                self._schemas[wire.header(schema_id)] = schema
                 read = compile_read(schema)
             else:
                 read = _resolving(schema, writer, self._reader)
