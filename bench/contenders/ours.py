@@ -4,7 +4,7 @@ import tempfile
 import time
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -25,16 +25,17 @@ EDGES_MS = [round(1.25**n, 3) for n in range(45)]
 
 def produce(task: Task) -> Outcome:
     """Orders in memory as models: validation is done, serialising and reports are not."""
-    return _produced(task, list(generate(task.orders, seed=1)))
+    orders = list(generate(task.orders, seed=1))
+    return _produced(task, lambda _: orders)
 
 
 def produce_text(task: Task) -> Outcome:
     """Orders as the lines of an NDJSON file: parsed, validated, serialised, reported."""
     with open_orders(task.orders_file, None, None, lambda: False) as orders:
-        return _produced(task, orders)
+        return _produced(task, lambda _: orders)
 
 
-def _produced(task: Task, orders: Iterable[OrderPlaced | Refusal]) -> Outcome:
+def _produced(task: Task, orders_of: Callable[[Produce], Iterable[OrderPlaced | Refusal]]) -> Outcome:
     configured = task.settings()
     failed: list[Any] = []
     with closing(IdempotentProducer(config.producer(configured.kafka))) as publisher:
@@ -46,6 +47,7 @@ def _produced(task: Task, orders: Iterable[OrderPlaced | Refusal]) -> Outcome:
             delivered=lambda delivery: failed.append(delivery) if delivery.error else None,
             refused=failed.append,
         )
+        orders = orders_of(stage)
         span = Span()
         span.start()
         totals = stage.run(orders, lambda: False, lambda: None)
@@ -134,16 +136,17 @@ def soak(task: Task) -> Outcome:
 
 def paced(task: Task) -> Outcome:
     """The produce stage at so many orders a second; each order carries the time at which it was due."""
-    return _produced(task, _due(task))
+    return _produced(task, lambda stage: _due(task, stage.meanwhile))
 
 
-def _due(task: Task) -> Iterator[OrderPlaced]:
+def _due(task: Task, meanwhile: Callable[[], None]) -> Iterator[OrderPlaced]:
     """Orders when they are due, never before; one that comes late because the producer was busy is late from then on."""
     template = next(iter(generate(1, seed=1)))
     began, began_ns = time.monotonic(), time.time_ns()
     for number in range(task.orders):
         after = number / task.rate
         if (early := began + after - time.monotonic()) > 0:
+            meanwhile()
             time.sleep(max(early, TICK_S))
         mark = handlers.WARMING if number < task.warm_up else handlers.STAMPED
         order_id = f"{mark}{began_ns + int(after * 1e9):019d}-{number}"

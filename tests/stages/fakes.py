@@ -145,6 +145,7 @@ class FakePublisher:
 
     def __init__(self) -> None:
         self.missing: set[str] = set()
+        self.taken: list[bytes | None] = []
         self.published: list[tuple[str, bytes | None, bytes | None, Headers, int | None]] = []
         self.fail: Callable[[bytes | None], PipelineError | None] = lambda key: None
         self._queue: list[
@@ -161,6 +162,7 @@ class FakePublisher:
         partition: int | None = None,
         on_delivery: Callable[[Delivery], None],
     ) -> None:
+        self.taken.append(key)
         self._queue.append(((topic, key, value, headers, partition), on_delivery))
 
     def serve(self, timeout_s: float = 0) -> None:

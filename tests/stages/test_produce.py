@@ -13,7 +13,7 @@ from pipeline.core.record import Record
 from pipeline.errors import BrokerUnavailable, DeliveryFailed, InputBroken, InputRefused, Stopped
 from pipeline.orders import OrderPlaced
 from pipeline.stages.intake import Refusal
-from pipeline.stages.produce import Produce
+from pipeline.stages.produce import LOT, Produce
 from pipeline.stages.report import ProduceReport, consume_report, rejects_file
 from tests.stages.fakes import FakeClock, FakePublisher, PlainEncoder
 
@@ -120,6 +120,22 @@ def test_order_is_said_while_the_input_is_silent() -> None:
 
     bench.run(orders())
     assert bench.stage.totals.published == 1
+
+
+@pytest.mark.parametrize(("rate", "sizes"), [(None, {0, LOT, 2 * LOT}), (1e9, set(range(600)))])
+def test_orders_are_handed_over_in_lots_or_at_a_rate_one_by_one(rate: float | None, sizes: set[int]) -> None:
+    bench = Bench(rate=rate)
+    seen = set()
+
+    def orders() -> object:
+        for number in range(600):
+            seen.add(len(bench.publisher.taken))
+            yield order(str(number))
+
+    bench.run(orders())
+    assert seen == sizes
+    assert bench.publisher.taken == [b"%d" % number for number in range(600)]
+    assert bench.stage.totals.published == 600
 
 
 @pytest.mark.parametrize("kind", ["itself", "hard link", "symbolic link"])
