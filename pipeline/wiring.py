@@ -256,6 +256,7 @@ def forward(
     config.check(settings.kafka)
     work = load_transform(transform)
     with registry(settings) as writers, ExitStack() as opened:
+        load_ahead()
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
         wait(lambda: _require_fit(settings, work, writers))

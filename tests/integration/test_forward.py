@@ -135,6 +135,24 @@ def test_none_one_or_many_records_come_of_one_and_what_cannot_be_transformed_is_
     assert forwarder.lag() == 0
 
 
+def test_bad_records_within_a_long_poll_are_letters_and_every_other_order_keeps_what_is_its_own(
+    forwarder: Pipe,
+) -> None:
+    forwarder.produce([order(n) for n in range(1500)])
+    orders = {record.key: record.value for record in forwarder.records(forwarder.topic)}
+    good = [(key, value, []) for key, value in orders.items()]
+    cut = (b"cut", (good[0][1] or b"")[:-1], [])
+    publish(forwarder, *good[:700], cut, *good[700:1400], (b"none", None, []), *good[1400:], cut)
+    ended = forwarder.run("forward", "--until-end", "--json", "--instance", "one")
+    assert ended.code == 0, ended.stderr
+    assert (ended.json["forwarded"], ended.json["dead_lettered"]) == (3000, 3)
+    seen = Counter((record.key, (record.value or b"")[5:]) for record in forwarded(forwarder))
+    customers = {f"A-{n}".encode(): f"C-{n % 7}".encode() for n in range(1500)}
+    assert seen == Counter({(customers[key or b""], (value or b"")[5:]): 2 for key, value in orders.items()})
+    assert sorted(letter["key"] for letter in letters(forwarder)) == [b"cut", b"cut", b"none"]
+    assert forwarder.lag() == 0
+
+
 def test_bug_in_the_transform_stops_it_with_nothing_of_the_transaction_seen(forwarder: Pipe) -> None:
     forwarder.produce([order(n) for n in range(3)])
     ended = forwarder.run("forward", "--transform", "shop:broken", "--until-end", "--json", "--instance", "one")
