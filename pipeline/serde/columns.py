@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal
 from functools import cached_property
 from itertools import repeat
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -231,8 +232,8 @@ def _texts(rows: _Rows) -> Column:
 
 def _moments(rows: _Rows) -> Column:
     after = rows.number(_BITS["long"])
-    # What is no `timedelta` comes as a number, which cannot be added.
-    return lambda: map(_EPOCH.__add__, after.astype("timedelta64[ms]").tolist())
+    # What is no `timedelta` comes as a number, and to add that raises.
+    return lambda: map(add, repeat(_EPOCH), after.astype("timedelta64[ms]").tolist())
 
 
 def _decimals(it: dict[str, Json]) -> _Read:

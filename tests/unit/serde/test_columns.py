@@ -45,6 +45,7 @@ KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
 }
 SCHEMA = record(**{name: kind for name, (kind, _) in KINDS.items()})
 data = st.fixed_dictionaries({name: values for name, (_, values) in KINDS.items()})
+READ_MILLIS = walk.READ_MILLIS
 PARSED, READ, COLUMNS = for_fastavro(SCHEMA), compile_read(SCHEMA), Columns(SCHEMA)
 
 
@@ -73,6 +74,25 @@ def test_bent_bytes_are_refused_or_read_as_one_by_one(some: list[bytes], bent: l
     except Exception:  # noqa: BLE001  # then the walk says what it is
         return
     assert repr(found) == repr([READ(value, len(FRAME)) for value in values])
+
+
+@given(values=st.lists(st.binary(min_size=1, max_size=10), min_size=1, max_size=2))
+@settings(max_examples=1000)
+def test_any_bytes_are_refused_or_are_the_same_time(values: list[bytes]) -> None:
+    try:
+        found = Columns(walk.MILLIS).read([FRAME + value for value in values], FRAME)
+    except Exception:  # noqa: BLE001  # then the walk says what it is
+        return
+    assert repr(found) == repr([READ_MILLIS(value, 0) for value in values])
+
+
+@pytest.mark.parametrize("millis", [2**62 - 1, -(2**62), 86_400_000 * 10**9, 253_402_300_800_000, -62_135_596_800_001])
+def test_time_outside_of_the_years_1_to_9999_is_left_to_the_walk(millis: int) -> None:
+    columns = Columns(walk.MILLIS)
+    good, other = (FRAME + written({"at": at}, for_fastavro(record(at="long"))) for at in (0, millis))
+    assert columns.read([good, good], FRAME) == [READ_MILLIS(good, len(FRAME))] * 2
+    with pytest.raises((TypeError, OverflowError)):
+        columns.read([good, other], FRAME)
 
 
 LIES = next(
