@@ -6,6 +6,7 @@ one that a slow twin writes late, never undoes a newer one (promise P2).
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, partial
@@ -56,7 +57,7 @@ _PARAMSTYLES = {"postgresql": "format", "sqlite": "qmark"}
 _PENNY = Decimal("0.01")
 # As SQLAlchemy writes it and reads it back; `isoformat` takes twice as long, most of it for the zone.
 _SQLITE_TIME = "%04d-%02d-%02d %02d:%02d:%02d.%06d"
-# Rows in one statement: SQLite takes 32 766 values.
+# Rows in one statement, where SQLite takes 32 766 values; before version 3.32 it takes 999.
 _SQLITE_ROWS_MAX = 4_096
 
 
@@ -110,7 +111,11 @@ class OrderStore:
             event.listen(self.engine, "connect", _tune_sqlite)
         insert = _INSERTS[backend](orders)
         upsert = str(_on_conflict(insert).compile(self.engine, column_keys=list(orders.c.keys())))
-        self._statements = partial(_sqlite_statements, upsert) if backend == "sqlite" else lambda rows: [(upsert, rows)]
+        self._statements = (
+            partial(_sqlite_statements, upsert, _sqlite_rows_max(len(orders.c)))
+            if backend == "sqlite"
+            else lambda rows: [(upsert, rows)]
+        )
         self._row = _sqlite_row if backend == "sqlite" else _row
         self._upsert_nothing = _on_conflict(insert.from_select(list(orders.c.keys()), select(orders).where(false())))
 
@@ -227,15 +232,24 @@ class StoreOrders:
         return rejected
 
 
-def _sqlite_statements(upsert: str, rows: list[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _sqlite_rows_max(columns: int) -> int:
+    """The largest power of two that this SQLite takes, and not more than is of use."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        rows = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // columns
+    return min(_SQLITE_ROWS_MAX, 1 << rows.bit_length() - 1)
+
+
+def _sqlite_statements(
+    upsert: str, rows_max: int, rows: list[tuple[Any, ...]]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """An upsert of all these rows in few statements, each with its values.
 
     With one statement a row, SQLite's driver lets go of the interpreter and wants it back for each: beside a thread that
     decodes, that is a wait per row. PostgreSQL's driver sends rows by themselves in half the time of one long statement.
     """
-    start, count = 0, _SQLITE_ROWS_MAX
+    start, count = 0, rows_max
     while start < len(rows):
-        # By powers of two there are thirteen statements, which the driver keeps compiled: that takes longer than the rows.
+        # By powers of two there are thirteen statements, or fewer, which the driver keeps compiled: that takes longest.
         while count > len(rows) - start:
             count //= 2
         yield _of_many_rows(upsert, count), tuple(chain.from_iterable(rows[start : start + count]))

@@ -1,5 +1,6 @@
 """The order store on SQLite and on a real PostgreSQL server of its own."""
 
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
@@ -118,6 +119,24 @@ def test_long_list_is_stored_whole_or_not_at_all(store: OrderStore, count: int) 
             [*((order(f"B-{number}"), at(3 * count + number)) for number in range(count)), (order("C"), at(count))]
         )
     assert len(rows(store)) == count
+
+
+def test_sqlite_that_takes_few_values_at_once_stores_a_long_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def old(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+        return connection
+
+    for module in (sqlite3, sqlite3.dbapi2):
+        monkeypatch.setattr(module, "connect", old)
+    store = OrderStore(f"sqlite:///{tmp_path}/orders.db")
+    store.upsert([(order(f"A-{number}"), at(number)) for number in range(1000)])
+    assert len(rows(store)) == 1000
+    store.close()
 
 
 def test_refund_is_rejected_and_the_others_are_stored(store: OrderStore) -> None:
