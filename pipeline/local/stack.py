@@ -238,8 +238,7 @@ class LocalStack:
         cluster_id = next(filter(None, (broker.cluster_id for broker in self._brokers)), None) or new_cluster_id()
         commands = [broker.formatting(cluster_id) for broker in self._brokers if broker.cluster_id is None]
         made = [subprocess.Popen(it, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for it in commands]
-        for each in made:
-            _, said = each.communicate()
+        for each, (_, said) in [(each, each.communicate()) for each in made]:
             if each.returncode:
                 raise PipelineError(f"Kafka's storage cannot be formatted in {self.folder}: {said.strip()}")
 

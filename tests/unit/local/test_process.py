@@ -2,12 +2,13 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from pipeline.errors import StackRefused
+from pipeline.errors import PipelineError, StackRefused
 from pipeline.local import process
 from pipeline.local.process import Server, started_at
 
@@ -37,3 +38,15 @@ def test_pid_file_that_may_not_be_read_is_not_called_broken(server: Server, monk
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(StackRefused, match=r"cannot be read: Permission denied\. Is .* yours"):
         server.stop()
+
+
+def test_server_that_ended_while_it_started_leaves_no_zombie(tmp_path: Path) -> None:
+    """As one whose port was taken: another stack is started in its place, and this one is forgotten."""
+    server = Server("kafka", tmp_path, [sys.executable, "-c", ""], {}, lambda: False)
+    server.start()
+    with pytest.raises(PipelineError, match="kafka ended while it started"):
+        server.wait_until_ready()
+    pid = json.loads(server.pid_path.read_text())["pid"]
+    server.stop()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
