@@ -24,7 +24,9 @@ class Web:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: Process = pipe.start("api", "--port", str(self.port), *flags)
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        # Asked by many threads: httpx closes what it has to spare, even where another thread was just given it.
+        unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self.http = httpx.Client(base_url=self.url, timeout=30, limits=unlimited)
 
     def status(self, path: str) -> int:
         """0 when nobody answers."""
