@@ -19,9 +19,8 @@ from typing import Any
 
 from pipeline.core.dead_letter import Letter, Worker
 from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, crash_loop, exhausted
-from pipeline.core.offsets import Note
 from pipeline.core.ordering import Lanes
-from pipeline.core.ports import Commit, Decoder, Listener, Log, Source
+from pipeline.core.ports import Decoder, Listener, Log, Source
 from pipeline.core.record import Record, TopicPartition, offset_of, place_of, value_of
 from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
 from pipeline.errors import (
@@ -37,29 +36,21 @@ from pipeline.errors import (
 )
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.back_off import BackOff
+from pipeline.stages.care import Care
+from pipeline.stages.commits import Commits
 from pipeline.stages.crew import Crew, Done
 from pipeline.stages.handlers import Handler
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.partitions import Partitions, Shard, Stream
+from pipeline.stages.room import FULL_PATIENCE_S, Room
 from pipeline.stages.work import Run, Straight, Work
 
-# So many at once while there is room; of those that fill it up not many more than fit.
-POLL_RECORDS_MAX = 2_000
-LAST_POLL_RECORDS = 500
 IDLE_POLL_S = 0.25
 # While handlers run, what they finish is looked after this often.
 BUSY_POLL_S = 0.005
 # A hand is waited for so long when it gets a run: what is quick comes back at once, while all of it is in the cache, and two
 # threads do not strive for the one interpreter.
 HAND_OVER_S = 0.001
-# What is read and not settled: bounds the memory, and how much is read again after a crash. More only for long lists.
-IN_FLIGHT_RECORDS_MAX = 4_000
-IN_FLIGHT_RECORDS_LIMIT = 20_000
-IN_FLIGHT_BYTES_MAX = 64_000_000
-# So long the polling rests while that is full; only then partitions are paused, which drops what was fetched ahead.
-FULL_PATIENCE_S = 1.0
-COMMIT_EVERY_S = 0.1
-LAST_COMMIT_S = 10.0
 # For what is in hand when partitions are asked back; far below max.poll.interval.ms (300 s), which bounds a rebalance.
 DRAIN_S = 10.0
 # The same on the way out: below the 30 s after which Kubernetes kills.
@@ -67,8 +58,6 @@ STOP_S = 20.0
 SCHEMA_AGAIN_S = 0.5
 # A schema that the registry does not know yet is said this often.
 GRACE_SAID_EVERY_S = 10.0
-# After a worker died: so many records go one at a time, each named in a commit before it is touched.
-CAREFUL_RECORDS = 1_000
 _BEHIND = Failure(FailureKind.TRANSIENT, "", "waits behind an earlier record of its key")
 _log = logging.getLogger(__name__)
 
@@ -132,34 +121,22 @@ class Consume:
         self._now_ms = now_ms
         self._jitter = jitter
         self._keep_order = keep_order
-        self._crash_limit = crash_limit
         self._seen = seen
         self._until = until
         self._lanes: Lanes[Work] = Lanes()
         self._straight = Straight(self._work_of)
         self._in_hand: Run | None = None
-        # While every hand has a list, one more gets ready.
-        lists = min(IN_FLIGHT_RECORDS_LIMIT, (crew.room + 1) * crew.list_max)
-        self._in_flight_max = max(IN_FLIGHT_RECORDS_MAX, lists)
         self._partitions = Partitions(topics, log, clock, together=keep_order)
+        # While every hand has a list, one more gets ready.
+        self._room = Room((crew.room + 1) * crew.list_max, self._partitions, clock)
         self._numbers = 0
-        self._bytes = 0
-        self._record_bytes = IN_FLIGHT_BYTES_MAX // LAST_POLL_RECORDS
-        self._full_since: float | None = None
-        self._paused_full = False
         self._emptying_since: float | None = None
-        self._careful = 0
         self._sink_outage = BackOff(clock)
         self._registry_outage = BackOff(clock)
         self._broker_outage = BackOff(clock)
         self._not_before = 0.0
         self._warned_at: float | None = None
         self._open_at = 0.0
-        self._dirty = False
-        self._commit_at = 0.0
-        self._asked: dict[TopicPartition, Commit] | None = None
-        self._asked_records = 0
-        self._settled_records = 0
         self._broken: PipelineError | None = None
         self._started_at: float | None = None
         self._clean = True
@@ -167,6 +144,8 @@ class Consume:
         self.failures: Counter[FailureKind] = Counter()
         self.totals = Totals()
         self._source = source(self)
+        self._commits = Commits(self._source, self._partitions, clock, self._broker_outage, self._count_committed)
+        self._care = Care(crash_limit, self._commits, self._partitions, clock, self._broker_outage)
 
     # --- the loop
 
@@ -206,9 +185,12 @@ class Consume:
         self._open()
         self._let_due_in()
         self._dispatch()
-        self._commit()
-        if self._broken is not None:
-            raise self._broken
+        self._commits.serve(busy=self._busy)
+        self._raise_what_broke()
+
+    def _raise_what_broke(self) -> None:
+        if broken := self._broken or self._commits.refused:
+            raise broken
 
     @property
     def _busy(self) -> bool:
@@ -221,7 +203,7 @@ class Consume:
         return len(self._straight) + in_hand + len(self._lanes) + self._lanes.in_hand
 
     def _at_the_end(self) -> bool:
-        if self._until is None or self._busy or self._dirty or self._asked is not None:
+        if self._until is None or self._busy or self._commits.pending:
             return False
         positions = self._source.positions()
         if positions is None or not self._partitions.all_open or any(s.waiting for s in self._partitions.open.values()):
@@ -231,51 +213,22 @@ class Consume:
     # --- records in
 
     def _intake(self) -> None:
-        if self._is_full() or self._empties_the_lanes():
+        size = self._unsettled + len(self._outbox)
+        if self._room.is_full(size, self._source) or self._empties_the_lanes():
             self._collect(BUSY_POLL_S)
             return
-        records = self._source.poll(self._poll_limit(), self._patience())
-        if self._broken is not None:
-            raise self._broken
+        records = self._source.poll(self._room.poll_limit(size), self._patience())
+        self._raise_what_broke()
         if records and self._started_at is None:
             self._started_at = self._clock()
-        bytes_before = self._bytes
+        bytes_before = self._room.bytes
         for place, run in groupby(records, place_of):
             stream = self._partitions.open.get(place)
             if stream is not None:
                 self._accept(stream, list(run))
-        if self._bytes > bytes_before:
-            # What waits for its time, or is not ours any more, says nothing of its size.
-            self._record_bytes = max(1, (self._bytes - bytes_before) // len(records))
+        self._room.polled(len(records), bytes_before)
         if not records and self._partitions.reached(self._source.positions() or {}, self._until):
-            self._dirty = True
-
-    def _poll_limit(self) -> int:
-        """How many to ask for: as many as there is room for, if they are as large as those of the last time."""
-        room = self._in_flight_max - self._unsettled - len(self._outbox)
-        bytes_room = (IN_FLIGHT_BYTES_MAX - self._bytes) // self._record_bytes
-        return max(1, min(POLL_RECORDS_MAX, max(LAST_POLL_RECORDS, room), bytes_room))
-
-    def _is_full(self) -> bool:
-        """Whether to read nothing now. When that lasts, partitions are paused, so that polling can go on."""
-        size = self._unsettled + len(self._outbox)
-        full = size >= self._in_flight_max or self._bytes >= IN_FLIGHT_BYTES_MAX
-        if self._paused_full:
-            if not full and size <= self._in_flight_max // 2:
-                self._paused_full, self._full_since = False, None
-                self._free(self._partitions.open.values(), "full")
-            return False
-        if not full:
-            self._full_since = None
-            return False
-        now = self._clock()
-        if self._full_since is None:
-            self._full_since = now
-        if now - self._full_since < FULL_PATIENCE_S:
-            return True
-        self._paused_full = True
-        self._hold(self._partitions.open.values(), "full")
-        return False
+            self._commits.dirty = True
 
     def _empties_the_lanes(self) -> bool:
         """Whether to read nothing now, so that what comes next may go straight again: that takes a third of the time.
@@ -285,7 +238,7 @@ class Consume:
         now = self._clock()
         if (
             not (self._crew.in_order and (self._lanes or self._lanes.in_hand))
-            or self._careful
+            or self._care
             or self._lanes.next_due is not None
             or now < self._not_before
             or any(work.away for work in self._lanes.taken)
@@ -297,7 +250,7 @@ class Consume:
         return now - self._emptying_since < FULL_PATIENCE_S
 
     def _patience(self) -> float:
-        if self._in_hand or self._lanes.in_hand or self._outbox or self._asked is not None or self._dirty:
+        if self._in_hand or self._lanes.in_hand or self._outbox or self._commits.pending:
             return BUSY_POLL_S
         now = self._clock()
         dues = [stream.due for stream in self._partitions.open.values() if stream.due is not None]
@@ -311,7 +264,7 @@ class Consume:
         """Records of one partition, in their order."""
         if self._until is not None and records[-1].offset >= (end := self._until.get(stream.where, 0)):
             records = [record for record in records if record.offset < end]
-            self._hold([stream], "the end")
+            self._partitions.hold(self._source, [stream], "the end")
         progress = stream.progress
         if not progress.deliver_run(list(map(offset_of, records))):
             # Some were done before the last restart, says the note.
@@ -322,7 +275,7 @@ class Consume:
             for record in self._go_straight(stream, records):
                 self._line_up(stream, record, record.offset, None)
         if progress.crowded:
-            self._hold([stream], "crowded")
+            self._partitions.hold(self._source, [stream], "crowded")
 
     def _go_straight(self, stream: Stream, records: list[Record]) -> list[Record]:
         """Let these wait for the one hand together, as long as nothing else waits; gives back from where on they may not.
@@ -330,7 +283,7 @@ class Consume:
         What cannot be decoded, and never will be, is given up on the way: nothing waits for its letter.
         """
         fence, looked_at = stream.shard.fence, None
-        while records and self._crew.in_order and not (self._careful or self._lanes or self._lanes.in_hand):
+        while records and self._crew.in_order and not (self._care or self._lanes or self._lanes.in_hand):
             free = records
             if len(fence):
                 free = list(takewhile(lambda record: fence.tier_after(stream.tier, record.key) is None, records))
@@ -340,7 +293,7 @@ class Consume:
                 size = sum(map(len, filter(None, map(value_of, straight))))
                 self._straight.add(stream, straight, events, size, self._numbers + 1)
                 self._numbers += len(events)
-                self._weigh(stream, size)
+                self._room.weigh(stream, size)
             records = records[len(events) :]
             if len(events) == len(free) or records[0] is looked_at:
                 break
@@ -356,7 +309,7 @@ class Consume:
         except RecordError as error:
             # It takes no number, so that the run goes on behind it.
             work = self._work_of(stream, record, 0)
-            self._weigh(stream, work.size)
+            self._room.weigh(stream, work.size)
             self._lanes.adopt(work.lane, work)
             self._refuse(work, error)
             return True
@@ -372,15 +325,11 @@ class Consume:
             events.extend(map(self._handler.validate, self._decoder.decode_run(map(value_of, records))))
         return events
 
-    def _weigh(self, stream: Stream, size: int) -> None:
-        self._bytes += size
-        stream.shard.bytes += size
-
     def _line_up(self, stream: Stream, record: Record, offset: int, its: Journey | None) -> None:
         self._numbers += 1
         work = self._work_of(stream, record, self._numbers)
         work.offset, work.its = offset, its
-        self._weigh(stream, work.size)
+        self._room.weigh(stream, work.size)
         self._lanes.add(work.lane, work)
 
     def _work_of(self, stream: Stream, record: Record, number: int) -> Work:
@@ -401,15 +350,15 @@ class Consume:
                     # By the wall clocks of two machines, but never longer than the tier's own delay.
                     left = max(0.0, (its.due_ms - self._now_ms()) / 1000)
                     stream.due = now + min(left, self._policy.tiers[stream.tier - 1])
-                if stream.due > now or self._full_since is not None:
+                if stream.due > now or self._room.rests:
                     break
                 stream.due = None
                 stream.waiting.popleft()
                 self._line_up(stream, original(record, its), record.offset, its)
             if stream.waiting:
-                self._hold([stream], "not due")
+                self._partitions.hold(self._source, [stream], "not due")
             else:
-                self._free([stream], "not due")
+                self._partitions.free(self._source, [stream], "not due")
 
     # --- handlers
 
@@ -423,8 +372,8 @@ class Consume:
                 self._collect(HAND_OVER_S)
             return
         self._lanes.wake(now)
-        while now >= self._not_before and self._crew.room > 0 and not (self._careful and self._lanes.in_hand):
-            taken = self._lanes.take(1 if self._careful else self._crew.list_max)
+        while now >= self._not_before and self._crew.room > 0 and not (self._care and self._lanes.in_hand):
+            taken = self._lanes.take(1 if self._care else self._crew.list_max)
             if not taken:
                 return
             ready: list[Work] = []
@@ -451,7 +400,7 @@ class Consume:
         if tier is not None:
             self._park(work, tier, None)
             return _Next.AWAY
-        if self._careful and (instead := self._name(work)) is not None:
+        if self._care and (instead := self._go_carefully(work)) is not None:
             return instead
         try:
             work.event = self._handler.event(self._decoder.decode(work.record.value))
@@ -480,30 +429,13 @@ class Consume:
         self.failures[failure.kind] += 1
         self._give_up(work, failure)
 
-    def _name(self, work: Work) -> "_Next | None":
-        """After a death: commit which record is touched next, so that whoever comes after knows. None: go on and touch it."""
-        stream = work.stream
-        if not work.tries:
-            # Those of the workers before; this one's counts once, however often it tries the record again.
-            work.tries = 1 + (stream.found.tries if stream.found.suspect == work.offset else 0)
-        if work.tries >= self._crash_limit:
-            # Those tries, and the death before anybody took care.
+    def _go_carefully(self, work: Work) -> "_Next | None":
+        """After a death: None where the record may be touched."""
+        if self._care.has_killed(work):
             self.failures[FailureKind.CRASH_LOOP] += 1
             self._give_up(work, crash_loop(work.tries))
             return _Next.GONE
-        before, stream.note = stream.note, Note(clean=False, suspect=work.offset, tries=work.tries)
-        if stream.note == before:
-            return None
-        commit = stream.commit(clean=False)
-        try:
-            self._source.commit_now({stream.where: commit})
-        except (Unavailable, MembershipLost) as error:
-            stream.note = before
-            if isinstance(error, Unavailable):
-                work.due = self._clock() + self._broker_outage.delay(error)
-            return _Next.WAIT
-        stream.committed = commit
-        return None
+        return None if self._care.name(work) else _Next.WAIT
 
     def _look_ahead(self, work: Work) -> None:
         """Let the grace of every unknown schema begin now, not one after the other."""
@@ -641,11 +573,10 @@ class Consume:
                 continue  # late: another member works it off again
             records = run.records[start:stop]
             stream.progress.done_run(map(offset_of, records))
-            self._weigh(stream, -size)
+            self._room.weigh(stream, -size)
             self.totals.handled += len(records)
             self.totals.consumed += len(records)
-            self._settled_records += len(records)
-            self._dirty = True
+            self._commits.settled(len(records))
             self._look_at_crowd(stream)
             if self._seen is not None:
                 for record in records:
@@ -653,22 +584,19 @@ class Consume:
 
     def _look_at_crowd(self, stream: Stream) -> None:
         if "crowded" in stream.holds and not stream.progress.crowded:
-            self._free([stream], "crowded")
+            self._partitions.free(self._source, [stream], "crowded")
 
     def _settle(self, work: Work, failure: Failure | None) -> None:
         stream = work.stream
         stream.progress.done(work.offset)
         if stream.tier:
             stream.shard.fence.settle(stream.tier, work.offset)
-        self._weigh(stream, -work.size)
+        self._room.weigh(stream, -work.size)
         self.totals.consumed += 1
-        self._settled_records += 1
-        self._dirty = True
+        self._commits.settled(1)
         self._look_at_crowd(stream)
-        if self._careful:
-            self._careful -= 1
-            if not self._careful:
-                self._end_care()
+        if self._care:
+            self._care.settled()
         if self._seen is not None:
             self._seen(work.record, failure)
 
@@ -688,51 +616,9 @@ class Consume:
 
     # --- commits
 
-    def _commit(self) -> None:
-        """Ask for a commit of all that changed; one at a time, what settles meanwhile goes with the next."""
-        if not self._dirty or self._asked is not None:
-            return
-        now = self._clock()
-        if now < self._commit_at and (self._busy or self._broker_outage):
-            return
-        self._ask({where: stream.commit(clean=False) for where, stream in self._streams()})
-        self._commit_at = now + COMMIT_EVERY_S
-
-    def _streams(self) -> list[tuple[TopicPartition, Stream]]:
-        return [(stream.where, stream) for stream in self._partitions.open.values()]
-
-    def _ask(self, wanted: Mapping[TopicPartition, Commit]) -> None:
-        self._dirty = False
-        changed = {
-            where: commit for where, commit in wanted.items() if self._partitions.open[where].committed != commit
-        }
-        if changed:
-            self._asked, self._asked_records = changed, self._settled_records
-            self._settled_records = 0
-            self._source.commit(changed)
-
     def committed(self, error: PipelineError | None) -> None:
         """The broker's word on the commit that was asked for; called inside a poll."""
-        asked, records = self._asked or {}, self._asked_records
-        self._asked, self._asked_records = None, 0
-        if error is None:
-            self._broker_outage.end()
-            self._note_committed(asked)
-            self._count_committed(records)
-        elif isinstance(error, Unavailable):
-            self._dirty = True
-            self._settled_records += records
-            self._commit_at = self._clock() + self._broker_outage.delay(error)
-        elif isinstance(error, MembershipLost):
-            self._note_committed(asked)  # not ours to commit again, either
-            _log.warning("%s Another member works these records off again.", error)
-        else:
-            self._broken = error
-
-    def _note_committed(self, commits: Mapping[TopicPartition, Commit]) -> None:
-        for where, commit in commits.items():
-            if stream := self._partitions.open.get(where):
-                stream.committed = commit
+        self._commits.answered(error)
 
     def _count_committed(self, records: int) -> None:
         self.totals.committed += records
@@ -756,18 +642,9 @@ class Consume:
             return
         except MembershipLost:
             return  # the group tells by a callback what is ours
-        if self._crash_limit and any(not stream.note.clean for stream in opened):
-            self._careful = CAREFUL_RECORDS
-            _log.warning("the last worker here did not stop in good order: going one record at a time for a while")
-        if self._paused_full:
-            self._hold(opened, "full")
+        self._care.opened(opened)
+        self._room.opened(opened, self._source)
         self._source.resume([stream.where for stream in opened if not stream.holds])
-
-    def _end_care(self) -> None:
-        self._careful = 0
-        for stream in self._partitions.open.values():
-            stream.note = Note(clean=False)
-        self._dirty = True
 
     def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None:
         """Called inside a poll: what is unsettled of these partitions is another member's from now on."""
@@ -776,7 +653,7 @@ class Consume:
             self._drain(streams)
         self._partitions.close(streams)
         self._partitions.went(partitions)
-        self._bytes -= sum(shard.bytes for shard in {stream.shard for stream in streams})
+        self._room.leave(streams)
         self._straight.drop_closed()
         self._lanes.remove(lambda work: not work.alive())
         # What a hand has still keeps its lane, should the partition come back before it ends.
@@ -789,15 +666,7 @@ class Consume:
         """Let what is in hand of these end, within one deadline, and commit."""
         self._take_back(self._crew.recall())
         unsettled = self._end_what_is_in_hand(DRAIN_S, {stream.shard for stream in streams})
-        commits = {stream.where: stream.commit(clean=self._ends_clean(stream, unsettled)) for stream in streams}
-        try:
-            self._source.commit_now(commits)
-        except PipelineError as error:
-            _log.warning("%s Another member works these records off again.", error)
-        else:
-            # What was asked for before is counted when its own answer comes.
-            self._count_committed(self._settled_records)
-            self._settled_records = 0
+        self._commits.leave(streams, self._ends_clean(unsettled))
 
     def _end_what_is_in_hand(self, limit_s: float, shards: Collection[Any], *, deliver: bool = True) -> set[Any]:
         """Wait for it; the shards that had something in hand still when time was up."""
@@ -825,46 +694,14 @@ class Consume:
         self._take_back(self._crew.recall())
         shards = {stream.shard for stream in self._partitions.open.values()}
         unsettled = self._end_what_is_in_hand(STOP_S, shards, deliver=deliver)
-        deadline = self._clock() + LAST_COMMIT_S
-        last_asked = False
-        while True:
-            if self._asked is None:
-                if last_asked and not self._dirty:
-                    break
-                last_asked = True
-                self._ask(
-                    {
-                        where: stream.commit(clean=self._ends_clean(stream, unsettled))
-                        for where, stream in self._streams()
-                    }
-                )
-                if self._asked is None:
-                    break
-            if self._clock() > deadline:
-                _log.warning("the last commit was not confirmed in time: its records may be worked off again")
-                return
-            self._source.poll(1, BUSY_POLL_S)
-        if self._broken is not None and self._clean:
-            raise self._broken
+        self._commits.last(self._ends_clean(unsettled))
+        if self._clean:
+            self._raise_what_broke()
 
-    def _ends_clean(self, stream: Stream, unsettled: Collection[Any]) -> bool:
-        return self._clean and stream.shard not in unsettled
+    def _ends_clean(self, unsettled: Collection[Shard]) -> Callable[[Stream], bool]:
+        return lambda stream: self._clean and stream.shard not in unsettled
 
-    # --- pausing
-
-    def _hold(self, streams: Collection[Stream], reason: str) -> None:
-        fresh = [stream for stream in streams if not stream.holds]
-        for stream in streams:
-            stream.holds.add(reason)
-        if fresh:
-            self._source.pause([stream.where for stream in fresh])
-
-    def _free(self, streams: Collection[Stream], reason: str) -> None:
-        freed = [stream for stream in streams if stream.holds == {reason}]
-        for stream in streams:
-            stream.holds.discard(reason)
-        if freed:
-            self._source.resume([stream.where for stream in freed])
+    # --- what is told of it
 
     def outcomes(self) -> dict[str, int]:
         """Settled records, by what became of them."""

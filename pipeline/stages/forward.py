@@ -242,7 +242,7 @@ class Forward:
             if self._until is not None and stream.waiting[-1].offset >= (end := self._until.get(stream.where, 0)):
                 while stream.waiting and stream.waiting[-1].offset >= end:
                     stream.waiting.pop()
-                self._hold(stream, "the end")
+                self._partitions.hold(self._source, [stream], "the end")
 
     def _work(self) -> None:
         """Forward what waits and is due; each partition in its order."""
@@ -270,9 +270,9 @@ class Forward:
                 self._moved.add(stream.where)
                 self._in_transaction.consumed += done
             if waiting:
-                self._hold(stream, "not due")
+                self._partitions.hold(self._source, [stream], "not due")
             else:
-                self._free(stream, "not due")
+                self._partitions.free(self._source, [stream], "not due")
 
     def _due(self, stream: Stream, read: Record) -> bool:
         now = self._clock()
@@ -512,18 +512,6 @@ class Forward:
         self._partitions.close(streams)
         self._partitions.went(partitions)
         self._source.pause([stream.where for stream in streams if stream.where not in partitions])
-
-    # --- pausing
-
-    def _hold(self, stream: Stream, reason: str) -> None:
-        if not stream.holds:
-            self._source.pause([stream.where])
-        stream.holds.add(reason)
-
-    def _free(self, stream: Stream, reason: str) -> None:
-        if stream.holds == {reason}:
-            self._source.resume([stream.where])
-        stream.holds.discard(reason)
 
     def outcomes(self) -> dict[str, int]:
         """Records by what became of them, as far as it is committed; producers made anew; transactions."""

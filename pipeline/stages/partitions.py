@@ -153,6 +153,22 @@ class Partitions:
             self.open[stream.where] = stream
         return streams
 
+    def hold(self, source: Source, streams: Collection[Stream], reason: str) -> None:
+        """Read no more of these for now; there may be several reasons at a time."""
+        fresh = [stream.where for stream in streams if not stream.holds]
+        for stream in streams:
+            stream.holds.add(reason)
+        if fresh:
+            source.pause(fresh)
+
+    def free(self, source: Source, streams: Collection[Stream], reason: str) -> None:
+        """Read on where there is no other reason."""
+        freed = [stream.where for stream in streams if stream.holds == {reason}]
+        for stream in streams:
+            stream.holds.discard(reason)
+        if freed:
+            source.resume(freed)
+
     def _whole(self) -> Iterator[list[TopicPartition]]:
         if not self._together:
             yield from ([where] for where in self._assigned)

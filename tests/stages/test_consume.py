@@ -22,8 +22,8 @@ from pipeline.errors import (
     SinkUnavailable,
     Undecodable,
 )
-from pipeline.stages import consume
-from pipeline.stages.consume import IN_FLIGHT_RECORDS_MAX, Consume
+from pipeline.stages import room
+from pipeline.stages.consume import Consume
 from pipeline.stages.handlers import adapt
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.work import Run
@@ -177,11 +177,11 @@ def test_once_what_failed_is_done_records_go_in_runs_again_though_more_come_all_
     assert bench.source.committed_offsets == {P0: 20_000}
     alone = sum(count for count, is_run in crew.lists if not is_run)
     # What was in hand and behind it; all that came later went straight.
-    assert 0 < alone <= 2 * IN_FLIGHT_RECORDS_MAX, crew.lists
+    assert 0 < alone <= 2 * room.IN_FLIGHT_RECORDS_MAX, crew.lists
 
 
 def test_as_many_records_are_asked_for_as_there_is_room_for_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consume, "IN_FLIGHT_BYTES_MAX", 20_000)
+    monkeypatch.setattr(room, "IN_FLIGHT_BYTES_MAX", 20_000)
 
     def handle(event: dict, record: Record) -> None: ...
 
@@ -197,7 +197,7 @@ def test_as_many_records_are_asked_for_as_there_is_room_for_by_their_size(monkey
 
     monkeypatch.setattr(bench.source, "poll", noted)
     bench.run()
-    assert limits[0] == consume.LAST_POLL_RECORDS, "their size is not known yet"
+    assert limits[0] == room.LAST_POLL_RECORDS, "their size is not known yet"
     assert set(limits[1:]) == {200}
     assert bench.stage.totals.committed == 2_000
 

@@ -22,7 +22,7 @@ from pipeline.errors import (
     SchemaPending,
     SinkUnavailable,
 )
-from pipeline.stages import consume
+from pipeline.stages import consume, room
 from pipeline.stages.consume import Consume
 from pipeline.stages.crew import Work
 from pipeline.stages.handlers import adapt
@@ -727,7 +727,7 @@ def test_full_worker_pauses_and_polls_on() -> None:
     bench.turns(50)
     assert bench.member.polls >= polls + 45, "it stays in its group"
     held = len(bench.stage._lanes) + bench.stage._lanes.in_hand
-    assert consume.IN_FLIGHT_RECORDS_MAX <= held < consume.IN_FLIGHT_RECORDS_MAX + consume.LAST_POLL_RECORDS
+    assert room.IN_FLIGHT_RECORDS_MAX <= held < room.IN_FLIGHT_RECORDS_MAX + room.LAST_POLL_RECORDS
     crew.let_go = True
     bench.until(lambda: len(bench.effects) == 6_000)
     assert len(set(bench.effects)) == 6_000
@@ -743,14 +743,14 @@ def test_worker_that_is_kept_full_reads_on_without_a_pause() -> None:
     crew = HeldCrew(bench.handler, hands=100)
     crew.let_go = True
     bench.start(crew=crew)
-    bench.until(lambda: bench.stage._full_since is not None)
+    bench.until(lambda: bench.stage._room.rests)
     began, pauses, sizes = bench.clock.now, 0, set()
-    while bench.clock.now < began + 3 * consume.FULL_PATIENCE_S and len(bench.effects) < 17_000:
+    while bench.clock.now < began + 3 * room.FULL_PATIENCE_S and len(bench.effects) < 17_000:
         bench.stage._turn()
         pauses += P0 in bench.member.paused
         sizes.add(bench.stage._unsettled)
-    assert bench.clock.now >= began + 2 * consume.FULL_PATIENCE_S, "it was full for long enough"
-    assert min(sizes) > consume.IN_FLIGHT_RECORDS_MAX // 2, "it was near to full all the time"
+    assert bench.clock.now >= began + 2 * room.FULL_PATIENCE_S, "it was full for long enough"
+    assert min(sizes) > room.IN_FLIGHT_RECORDS_MAX // 2, "it was near to full all the time"
     assert pauses == 0, "a pause drops what was fetched ahead"
 
 
@@ -760,7 +760,7 @@ def test_letters_on_their_way_when_partitions_are_lost_leave_room_for_others() -
     bench.until(lambda: len(bench.stage._outbox) == 2)
     bench.broker.lose(P0, F0, S0)
     bench.turns(100)
-    assert (len(bench.stage._outbox), bench.stage._bytes) == (0, 0)
+    assert (len(bench.stage._outbox), bench.stage._room.bytes) == (0, 0)
 
 
 def test_registry_outage_lets_records_of_known_schemas_flow() -> None:
