@@ -27,7 +27,7 @@ from tests.integration.conftest import ROOT, Ended, Pipe, order
 from tests.integration.test_consume import DEAD_LETTER, letters, publish, stored
 
 # The first test that needs them waits for the stack and for a worker.
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("bad records")]
 
 ORDER = json.loads((ROOT / "schemas/orders.v1-value/v1.avsc").read_text())
 NUMBER = {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}
