@@ -213,23 +213,34 @@ def test_page_behind_a_key_lives_on_the_browsers_password_and_says_when_the_app_
         expect(page.get_by_role("alert")).to_contain_text("The app has said nothing since", timeout=30_000)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_violation_in_any_view(pipe: Pipe, open_page: Open, scheme: str) -> None:
+WIDE, NARROW = (1240, 900), (390, 844)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "size"),
+    [
+        ("light", WIDE), ("dark", NARROW),
+        pytest.param("light", NARROW, marks=pytest.mark.long), pytest.param("dark", WIDE, marks=pytest.mark.long),
+    ],
+    ids=["light-wide", "dark-narrow", "light-narrow", "dark-wide"],
+)  # fmt: skip
+def test_axe_finds_no_serious_violation_in_any_view(
+    pipe: Pipe, open_page: Open, scheme: str, size: tuple[int, int]
+) -> None:
     pipe.produce([order(n, amount=f"{n % 2}") for n in range(20)])
     with running(pipe) as web:
         wait_until(lambda: pipe.lag() == 0, "worked off")
-        for options in ({"viewport": {"width": 1240, "height": 900}}, {"viewport": {"width": 390, "height": 844}}):
-            page = open_page(web.url, color_scheme=scheme, **options)
-            expect(page.locator("#orders tbody tr")).to_have_count(20)
-            assert serious(page) == []
-            page.get_by_role("link", name="Dead letters").first.click()
-            expect(page.locator("#letters tbody tr")).to_have_count(10)
-            assert serious(page) == []
-            page.get_by_role("link", name="Topics and schemas").click()
-            expect(page.locator("#contracts")).to_contain_text("not-there.v1")
-            assert serious(page) == []
-            width = page.evaluate("document.documentElement.scrollWidth")
-            assert width <= options["viewport"]["width"], "nothing sticks out at the side"
+        page = open_page(web.url, color_scheme=scheme, viewport={"width": size[0], "height": size[1]})
+        expect(page.locator("#orders tbody tr")).to_have_count(20)
+        assert serious(page) == []
+        page.get_by_role("link", name="Dead letters").first.click()
+        expect(page.locator("#letters tbody tr")).to_have_count(10)
+        assert serious(page) == []
+        page.get_by_role("link", name="Topics and schemas").click()
+        expect(page.locator("#contracts")).to_contain_text("not-there.v1")
+        assert serious(page) == []
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= size[0], "nothing sticks out at the side"
         page.evaluate("document.querySelector('main').append(new Image())")
         assert serious(page), "and axe does find what is wrong"
 

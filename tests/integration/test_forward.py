@@ -20,6 +20,7 @@ from tests.integration.test_consume import letters, publish
 pytestmark = pytest.mark.integration
 
 SCHEMA = (ROOT / "schemas/orders.by-customer.v1-value/v1.avsc").read_text()
+READER = AvroReader(json.loads(SCHEMA), lambda _: SCHEMA)
 POINTS = ("begin", "publish", "send-offsets", "commit", "committed")
 SHOP = """
 import random
@@ -72,7 +73,7 @@ def start(pipe: Pipe, *arguments: str, instance: str = "one", fault: str = "") -
 
 
 def decoded(record: Record) -> dict:
-    return AvroReader(json.loads(SCHEMA), lambda _: SCHEMA).decode(record.value)
+    return READER.decode(record.value)
 
 
 def wait_until_stopped(process: Process) -> None:
@@ -198,6 +199,8 @@ def test_transforms_that_fail_go_through_retry_topics_exactly_once_and_keep_the_
     assert forwarder.end_of(topic_name(forwarder.topic, forwarder.group, 1)) > 0
 
 
+# KIP-848 has the newcomer wait for a minute.
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.long)])
 def test_live_twin_ends_the_other_one_with_exit_4_and_each_order_is_forwarded_once(
     forwarder: Pipe, protocol: str
 ) -> None:
