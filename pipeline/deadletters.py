@@ -29,7 +29,7 @@ def list_(
     bootstrap_servers: Servers = None,
     as_json: Json = False,
 ) -> None:
-    """One line a letter that is due: id, when, reason, where it came from, key, error."""
+    """One line a letter that is due. Its id, when, reason, where it came from, key, error."""
     from pipeline import telemetry  # noqa: PLC0415  # --help must not load the client
     from pipeline.core.redrive import Selection  # noqa: PLC0415
 
@@ -55,7 +55,7 @@ def show(
     bootstrap_servers: Servers = None,
     as_json: Json = False,
 ) -> None:
-    """One letter in full: its history, its headers, its bytes, and the original where it can be decoded."""
+    """One letter in full. Its history, its headers, its bytes, and the original where it can be decoded."""
     from pipeline import telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
@@ -66,7 +66,7 @@ def show(
 
 @app.command()
 def stats(topic: Topic = None, bootstrap_servers: Servers = None, as_json: Json = False) -> None:
-    """How many letters there are, due and redriven, by reason, source topic and consumer group."""
+    """How many letters there are. Due and redriven, by reason, source topic and consumer group."""
     from pipeline import telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
@@ -89,7 +89,7 @@ def export(
     topic: Topic = None,
     bootstrap_servers: Servers = None,
 ) -> None:
-    """Every letter that is due in full, one JSON object a line, bytes as base64."""
+    """Every letter that is due, in full. One JSON object a line, bytes as base64."""
     from pipeline import telemetry  # noqa: PLC0415
     from pipeline.core.redrive import selection  # noqa: PLC0415
     from pipeline.stages.letters import export_to  # noqa: PLC0415

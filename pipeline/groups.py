@@ -33,7 +33,7 @@ def list_(bootstrap_servers: Servers = None, timeout: Timeout = 30, as_json: Jso
 
 @app.command()
 def describe(group: Name, bootstrap_servers: Servers = None, timeout: Timeout = 30, as_json: Json = False) -> None:
-    """One group: lag of each partition in messages and seconds, members, assignment."""
+    """One group in full. Lag of each partition in messages and seconds, members, assignment."""
     with exit_codes():
         from pipeline.stages import groups  # noqa: PLC0415
 
@@ -53,7 +53,7 @@ def reset(
     timeout: Timeout = 30,
     as_json: Json = False,
 ) -> None:
-    """Move a group without members; shows the plan, and acts with --yes.
+    """Move a group without members. Shows the plan, and acts with --yes.
 
     Exit codes: 0 done, or planned · 1 broker absent · 2 refused, nothing changed.
     """

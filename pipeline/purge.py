@@ -22,7 +22,7 @@ def purge(
     bootstrap_servers: Servers = None,
     as_json: Json = False,
 ) -> None:
-    """Delete the oldest letters of each partition, up to the first that has to stay; shows the plan, and acts with --yes.
+    """Delete the oldest letters of each partition. Up to the first that has to stay; shows the plan, acts with --yes.
 
     Exit codes: 0 done, or planned · 1 failed while running: run it again · 2 refused, nothing changed.
     """

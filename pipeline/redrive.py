@@ -44,7 +44,7 @@ def redrive(
     bootstrap_servers: Servers = None,
     as_json: Json = False,
 ) -> None:
-    """Give letters that are due back to the group that gave them up, each once, however often this is stopped or killed.
+    """Give letters back to the group that gave them up. Those that are due, each once, however often this is killed.
 
     Exit codes: 0 done · 1 failed while running: run it again · 2 refused before anything was sent · 3 done, but some
     letters had to be left · 4 another redrive of the topic took over.

@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout."
 
 @app.command()
 def check(dir: Dir = None) -> None:  # noqa: A002  # the name of the flag
-    """Refuse, with exit 2, what cannot read its older versions; asks no registry."""
+    """Refuse what cannot read its older versions. Exit 2; asks no registry."""
     with exit_codes():
         from pipeline.stages import schema_gate, schema_report  # noqa: PLC0415  # --help must not load the client
 
@@ -32,7 +32,7 @@ def check(dir: Dir = None) -> None:  # noqa: A002  # the name of the flag
 
 @app.command()
 def register(dir: Dir = None, registry_url: Url = None, timeout: Timeout = 30, as_json: Json = False) -> None:  # noqa: A002
-    """Register every version that is missing, after `check` and against what is registered; again changes nothing."""
+    """Register every version that is missing. After `check`, against what is registered; again changes nothing."""
     with exit_codes():
         from pipeline.stages import schema_gate, schema_report  # noqa: PLC0415
 
@@ -67,7 +67,7 @@ def list_(
     timeout: Timeout = 30,
     as_json: Json = False,
 ) -> None:
-    """Subjects, their compatibility, their registered versions with ids."""
+    """Subjects, compatibility, registered versions with ids."""
     with exit_codes():
         from pipeline.stages import schema_report  # noqa: PLC0415
 

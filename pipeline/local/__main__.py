@@ -144,7 +144,7 @@ def logs(
 
 @app.command()
 def env() -> None:
-    """Shell lines that point the other commands here: eval "$(python -m pipeline.local env)"."""
+    """Shell lines that point the other commands here. Use: eval "$(python -m pipeline.local env)"."""
     from pipeline import telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
