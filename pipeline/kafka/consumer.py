@@ -169,9 +169,9 @@ class GroupConsumer:
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         """Start committing the next offset to read of each partition; `listener.committed` is told while polling.
 
-        It is told `MembershipLost` when the partitions are another member's now, `Fenced` when a twin took over,
-        `BrokerUnavailable` when it has to be asked for again. Not waited for, because the client would wait a minute for a
-        broker that is away, deaf to signals and to the group.
+        It is told `MembershipLost` when the partitions are another member's now, `Fenced` when a twin took over (or
+        `MembershipLost`, and the next `poll` raises `Fenced`), `BrokerUnavailable` when it has to be asked for again. Not
+        waited for, because the client would wait a minute for a broker that is away, deaf to signals and to the group.
         """
         try:
             self._consumer.commit(offsets=_offsets(offsets), asynchronous=True)
@@ -291,7 +291,8 @@ def _fatal_failure(error: KafkaError) -> PipelineError:
 def _commit_failure(error: KafkaError) -> PipelineError:
     if error.code() == KafkaError.FENCED_INSTANCE_ID:
         return _fenced(error)
-    if error.code() in _MEMBERSHIP_LOST:
+    # Why the client can do nothing any more it tells to the next poll alone.
+    if error.code() in _MEMBERSHIP_LOST or error.code() == KafkaError._FATAL:  # noqa: SLF001
         return MembershipLost(error.str())
     if error.code() in _COMMIT_AGAIN or error.retriable():
         return BrokerUnavailable(f"The offsets could not be committed yet: {error.str()} ({error.name()}).")

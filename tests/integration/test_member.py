@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
 from pipeline import settings
+from pipeline.core.ports import Commit
 from pipeline.core.record import Record, TopicPartition
+from pipeline.errors import Fenced, MembershipLost
 from pipeline.kafka import config
 from pipeline.kafka.consumer import GroupConsumer
 from tests.integration.conftest import Pipe, declared, wait_until
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.integration
 class Listener:
     def __init__(self) -> None:
         self.ours: set[TopicPartition] = set()
+        self.answers: list[Any] = []
 
     def assigned(self, partitions: Any) -> None:
         self.ours |= set(partitions)
@@ -26,7 +30,8 @@ class Listener:
     def given_up(self, partitions: Any, lost: bool) -> None:
         self.ours -= set(partitions)
 
-    def committed(self, error: Any) -> None: ...
+    def committed(self, error: Any) -> None:
+        self.answers.append(error)
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
@@ -97,3 +102,46 @@ def test_paused_partition_is_read_again_from_where_it_is_rewound_to(bare_pipe: P
         poll_until(lambda: member.positions() == {where: 50})
     finally:
         member.close()
+
+
+def test_member_that_a_twin_took_over_from_learns_so_from_its_next_poll_whatever_it_asks_before(
+    bare_pipe: Pipe,
+) -> None:
+    bare_pipe.cluster.create([declared(bare_pipe.topic, 1)])
+    where = TopicPartition(bare_pipe.topic, 0)
+    properties = {
+        **bare_pipe.properties,
+        "group.id": bare_pipe.group,
+        "group.instance.id": "one",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+    }
+    first, second = Listener(), Listener()
+    with ExitStack() as opened:
+
+        def join(listener: Listener) -> GroupConsumer:
+            it = opened.enter_context(closing(GroupConsumer(properties, [bare_pipe.topic], listener)))
+
+            def polled() -> bool:
+                it.poll(500, 0.1)
+                return where in listener.ours
+
+            wait_until(polled, "it has the partition")
+            return it
+
+        member = join(first)
+        join(second)
+
+        def refused() -> Exception | None:
+            try:
+                member.commit_now({where: Commit(0)})
+            except (Fenced, MembershipLost) as error:
+                return error
+            return None
+
+        wait_until(refused, "the first one may not commit any more")
+        assert isinstance(refused(), MembershipLost)
+        member.commit({where: Commit(0)})
+        with pytest.raises(Fenced):
+            wait_until(lambda: member.poll(500, 0.1), "a record")
+        assert {type(answer) for answer in first.answers} <= {MembershipLost}
