@@ -129,7 +129,7 @@ def consume_ours(task: Task) -> Outcome:
 def _consumer(task: Task, *, our_fetching: bool = True) -> Consumer:
     properties = config.consumer(task.settings().kafka)
     if not our_fetching:
-        del properties["fetch.queue.backoff.ms"]
+        properties = {name: value for name, value in properties.items() if name not in config.READ_AHEAD}
     return Consumer(properties, logger=librdkafka_logger())
 
 
