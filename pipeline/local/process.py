@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +70,7 @@ class Server:
         command = list(self.command)
         if self.dies_with_parent:
             command = ends_with_parent(command, signal.SIGKILL)
-        with self.log_path.open("ab") as log:
+        with _uninterrupted(), self.log_path.open("ab") as log:
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -79,8 +81,8 @@ class Server:
                 start_new_session=not self.dies_with_parent,
                 process_group=0 if self.dies_with_parent else None,
             )
-        started = started_at(self._child.pid)
-        self.pid_path.write_text(json.dumps({"pid": self._child.pid, "started": started}))
+            started = started_at(self._child.pid)
+            self.pid_path.write_text(json.dumps({"pid": self._child.pid, "started": started}))
 
     def wait_until_ready(self, timeout_s: float = 60) -> None:
         """Return once it answers; `PipelineError` with the end of its log when it died or stayed silent."""
@@ -151,6 +153,24 @@ class Server:
                 return False
             time.sleep(_POLL_S)
         return True
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Signals wait until a process that is being started is known: nobody would end it otherwise."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # what a signal raises, it raises in the main thread
+        return
+    came: list[int] = []
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = [(each, signal.signal(each, lambda number, _: came.append(number))) for each in numbers]
+    try:
+        yield
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def started_at(pid: int) -> str | None:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,16 @@ DEMO = [sys.executable, str(ROOT / "examples/demo.py")]
 
 def said(path: Path) -> str:
     return path.read_text(errors="replace")
+
+
+def processes_that_name(folder: Path) -> list[str]:
+    """On Linux: those that a pid file does not know as well."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            command = path.read_text(errors="replace").replace("\0", " ")
+            found += [command] if str(folder) in command else []
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -32,6 +43,7 @@ def test_interrupted_demo_leaves_nothing_behind_and_says_so_in_a_line(machine: M
     assert "Traceback" not in said(log)
     assert said(log).endswith("✖ interrupted\n")
     assert {state["state"] for state in machine.states().values()} == {"stopped"}
+    assert processes_that_name(machine.folder) == []
 
 
 @pytest.mark.long

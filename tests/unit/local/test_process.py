@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,3 +52,26 @@ def test_server_that_ended_while_it_started_leaves_no_zombie(tmp_path: Path) -> 
     server.stop()
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def test_signal_that_comes_while_a_server_is_started_leaves_none_that_nobody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def start_and_interrupt(*args: Any, **options: Any) -> Any:
+        started = start(*args, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+        return started
+
+    monkeypatch.setattr(process.subprocess, "Popen", start_and_interrupt)
+    server = Server("kafka", tmp_path, [sys.executable, "-c", "import time; time.sleep(60)"], {}, lambda: True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            server.start()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert server.pid == json.loads(server.pid_path.read_text())["pid"]
+    server.kill()
