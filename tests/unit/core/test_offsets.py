@@ -117,7 +117,7 @@ class Partition(RuleBasedStateMachine):
         assert not [offset for offset in self.log if _within(offset, ahead) and offset not in self.done]
 
 
-Partition.TestCase.settings = settings(max_examples=100, stateful_step_count=50)
+Partition.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
 TestPartition = Partition.TestCase
 
 

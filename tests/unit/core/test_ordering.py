@@ -139,7 +139,7 @@ class Hands(RuleBasedStateMachine):
         return item
 
 
-Hands.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+Hands.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 TestHands = Hands.TestCase
 
 

@@ -65,7 +65,7 @@ def test_signal_that_comes_while_a_server_is_started_leaves_none_that_nobody_kno
         return started
 
     monkeypatch.setattr(process.subprocess, "Popen", start_and_interrupt)
-    server = Server("kafka", tmp_path, [sys.executable, "-c", "import time; time.sleep(60)"], {}, lambda: True)
+    server = Server("kafka", tmp_path, [sys.executable, "-c", "import signal; signal.pause()"], {}, lambda: True)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):

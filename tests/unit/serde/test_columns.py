@@ -62,7 +62,7 @@ def test_columns_give_what_reading_one_by_one_gives(some: list[dict[str, Any]]) 
     bent=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
     cut=st.integers(0, 3),
 )
-@settings(max_examples=400)
+@settings(max_examples=1000)
 def test_bent_bytes_are_refused_or_read_as_one_by_one(some: list[bytes], bent: list[tuple[int, int]], cut: int) -> None:
     whole = bytearray(some[0])
     for at, byte in bent:
@@ -77,7 +77,7 @@ def test_bent_bytes_are_refused_or_read_as_one_by_one(some: list[bytes], bent: l
 
 
 @given(values=st.lists(st.binary(min_size=1, max_size=10), min_size=1, max_size=2))
-@settings(max_examples=400)
+@settings(max_examples=1000)
 def test_any_bytes_are_refused_or_are_the_same_time(values: list[bytes]) -> None:
     try:
         found = Columns(walk.MILLIS).read([FRAME + value for value in values], FRAME)

@@ -207,7 +207,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(json_values, json_values)
 def test_no_json_makes_the_gate_fall_over(one, other):
     for breakage in check(one, other):

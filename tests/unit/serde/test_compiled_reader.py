@@ -119,7 +119,7 @@ def test_numbers_and_times_are_read_as_fastavro_reads_them(datum: dict[str, Any]
 
 
 @given(millis=st.integers(-62_135_596_800_000, 253_402_300_799_999) | st.integers(0, 2**42 + 10**6))
-@settings(max_examples=700)
+@settings(max_examples=2000)
 def test_every_millisecond_of_the_years_1_to_9999_is_that_millisecond(millis: int) -> None:
     value = written({"at": millis}, for_fastavro(MILLIS))
     assert READ_MILLIS(value, 0)["at"] == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=millis)
@@ -174,7 +174,7 @@ def test_flipped_byte_is_refused_or_reads_and_nothing_else(datum: dict[str, Any]
     at=st.integers(0, 400),
     byte=st.integers(0, 255),
 )
-@settings(max_examples=500)
+@settings(max_examples=1000)
 def test_reading_refuses_what_the_scan_refuses_and_gives_what_fastavro_gives(value: bytes, at: int, byte: int) -> None:
     bent = bytearray(value or b"?")
     bent[at % len(bent)] = byte

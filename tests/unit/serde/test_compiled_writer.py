@@ -95,7 +95,7 @@ def test_datum_of_the_expected_types_is_written_as_fastavro_writes_it(datum: dic
 
 
 @given(datum=st.fixed_dictionaries(fields), name=st.sampled_from(sorted(fields)), value=ANYTHING)
-@settings(max_examples=500)
+@settings(max_examples=2000)
 def test_datum_of_another_type_is_not_taken_or_written_as_fastavro_writes_it(
     datum: dict[str, Any], name: str, value: Any
 ) -> None:
