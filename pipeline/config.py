@@ -21,18 +21,15 @@ def show(json_line: Annotated[bool, typer.Option("--json", help="One line of JSO
     # Here and not above, so that --help answers without them.
     from pipeline import settings  # noqa: PLC0415
     from pipeline.kafka.config import check  # noqa: PLC0415
-    from pipeline.telemetry import exit_codes  # noqa: PLC0415
+    from pipeline.stages.table import table  # noqa: PLC0415
+    from pipeline.telemetry import exit_codes, result  # noqa: PLC0415
 
     with exit_codes():
         merged, rows = settings.show()
         check(merged.kafka)
-        if json_line:
-            typer.echo(json.dumps({row.name: {"value": row.value, "from": row.origin} for row in rows}))
-            return
-        cells = [(row.name, _text(row.value), row.origin) for row in rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for line in cells:
-            typer.echo("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        values = {row.name: {"value": row.value, "from": row.origin} for row in rows}
+        lines = table([(row.name, _text(row.value), row.origin) for row in rows])
+        result("\n".join(lines), values, as_json=json_line)
 
 
 def _text(value: str | float | None) -> str:

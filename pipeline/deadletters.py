@@ -32,6 +32,7 @@ def list_(
     """One line a letter that is due. Its id, when, reason, where it came from, key, error."""
     from pipeline import telemetry  # noqa: PLC0415  # --help must not load the client
     from pipeline.core.redrive import Selection  # noqa: PLC0415
+    from pipeline.core.visible import visible  # noqa: PLC0415
 
     with telemetry.exit_codes():
         with _letters(topic, bootstrap_servers) as reader:
@@ -39,7 +40,9 @@ def list_(
             rows = [letter.row() for letter in found if all_letters or not letter.redriven]
         shown = rows[:limit] if limit else rows
         lines = [
-            f"{it['id']:>10}  {it['failed_at']}  {it['reason']:<14}  {it['source']}  {it['key']}  {it['error']}"
+            visible(
+                f"{it['id']:>10}  {it['failed_at']}  {it['reason']:<14}  {it['source']}  {it['key']}  {it['error']}"
+            )
             + ("  (redriven)" if it["state"] == "redriven" else "")
             for it in shown
         ]

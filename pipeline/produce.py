@@ -23,11 +23,24 @@ def main(
     rejects: Annotated[
         str | None, typer.Option(help="Write refused lines here: NDJSON with line, reason, input.")
     ] = None,
+    unacknowledged: Annotated[
+        str | None,
+        typer.Option(
+            help="Write orders without an acknowledgement here, in the input's format. By default a new file."
+        ),
+    ] = None,
+    give_up_after: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds without any acknowledgement after which to give up; 0 waits without end."),
+    ] = 300,
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every acknowledged order.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
 ) -> None:
     """Publish orders, keyed by order id.
+
+    While the broker is away nothing more is read, and it goes on when the broker is back. What has no acknowledgement at the
+    end is kept whole in a file.
 
     Exit codes: 0 all published, or stopped by a signal (stderr says after which line) · 1 some not acknowledged, the
     input broke off, or broker or registry did not answer · 2 refused before anything was sent · 3 published, but some
@@ -47,7 +60,14 @@ def main(
                 telemetry.stop_signals() as stopping,
                 open_orders(source, generate, seed, stopping) as orders,
                 wiring.produce(
-                    configured, rate=rate, rejects=rejects, source=orders.file, stopping=stopping, verbose=verbose
+                    configured,
+                    orders,
+                    rate=rate,
+                    rejects=rejects,
+                    unacknowledged=unacknowledged,
+                    give_up_after_s=give_up_after,
+                    stopping=stopping,
+                    verbose=verbose,
                 ) as stage,
             ):
                 orders.meanwhile = stage.meanwhile
@@ -59,7 +79,9 @@ def main(
                     telemetry.result(
                         f"{stage.counts()[0]} read, {stage.counts()[1]}", stage.totals.summary(), as_json=as_json
                     )
-                if stage.stopped:
+                if stage.gave_up:
+                    telemetry.say(f"✖ no acknowledgement for {give_up_after:g} s: given up")
+                if not stage.read_all:
                     telemetry.say(f"✖ stopped {orders.rest()}")
         except Stopped:
             telemetry.result("0 read, 0 published", Totals().summary(), as_json=as_json)

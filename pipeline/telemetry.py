@@ -5,11 +5,12 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from pipeline.core.visible import one_message, visible_json, visible_lines
 from pipeline.errors import PipelineError
 
 PROGRESS_EVERY_S = 5.0
@@ -32,15 +33,16 @@ def exit_codes() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """One line for a person, on stderr."""
-    sys.stderr.write(line + "\n")
+    """One message for a person, on stderr; foreign text in it moves no cursor and forges no second message."""
+    sys.stderr.write(one_message(line) + "\n")
 
 
 def result(text: str, values: Mapping[str, Any] | list[Any], *, as_json: bool) -> None:
-    """The result on stdout: text for a person, or exactly one line of JSON."""
+    """The result on stdout: text for a person, or exactly one line of JSON; no character of either acts on a terminal."""
     if sys.stdout is None:
         raise PipelineError("The result cannot be written: standard output is closed.")
-    sys.stdout.write((json.dumps(values, ensure_ascii=False, default=str) if as_json else text) + "\n")
+    shown = visible_json(json.dumps(values, ensure_ascii=False, default=str)) if as_json else visible_lines(text)
+    sys.stdout.write(shown + "\n")
     sys.stdout.flush()
 
 
@@ -49,9 +51,19 @@ class _Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            say(self.format(record))
+            # Not by `say`: the renderer colours on a terminal, and what it is given was escaped before.
+            sys.stderr.write(self.format(record) + "\n")
         except Exception:  # noqa: BLE001  # as every handler of the standard library: a log line ends no program
             self.handleError(record)
+
+
+def _json(values: Any, **options: Any) -> str:
+    return visible_json(json.dumps(values, **options))
+
+
+def _visible_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Every text of a log line, escaped before the renderer colours it; a second line of a text is indented."""
+    return {name: one_message(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def start_logging(level: int = logging.INFO) -> None:
@@ -65,8 +77,10 @@ def start_logging(level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     on_terminal = sys.stderr.isatty()
-    render: Any = (
-        structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer(ensure_ascii=False)
+    render: list[Any] = (
+        [_visible_values, structlog.dev.ConsoleRenderer()]
+        if on_terminal
+        else [structlog.processors.JSONRenderer(serializer=_json, ensure_ascii=False, default=str)]
     )
     handler = _Stderr()
     handler.setFormatter(
@@ -75,7 +89,7 @@ def start_logging(level: int = logging.INFO) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                render,
+                *render,
             ],
         )
     )

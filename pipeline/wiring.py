@@ -43,6 +43,7 @@ from pipeline.stages.consume import Consume
 from pipeline.stages.crew import crew_for
 from pipeline.stages.forward import Forward
 from pipeline.stages.handlers import Handler, adapt, load, load_transform, refuse_misfit
+from pipeline.stages.intake import Intake, Made
 from pipeline.stages.letter_index import LetterIndex
 from pipeline.stages.letters import Ledger, LetterReader
 from pipeline.stages.outbox import Outbox
@@ -50,6 +51,7 @@ from pipeline.stages.produce import Produce
 from pipeline.stages.purge import Purge
 from pipeline.stages.redrive import Redrive, ledger
 from pipeline.stages.report import ProduceReport, consume_report, rejects_file
+from pipeline.stages.unacknowledged import unacknowledged_file
 
 if TYPE_CHECKING:
     from pipeline.sinks.sql import OrderStore
@@ -115,29 +117,45 @@ def _record(file: schema_files.SchemaFile) -> dict[str, Any]:
 @contextmanager
 def produce(
     settings: Settings,
+    orders: Intake | Made,
     *,
     rate: float | None,
     rejects: str | None,
-    source: os.stat_result | None,
+    unacknowledged: str | None,
+    give_up_after_s: float,
     stopping: Callable[[], bool],
     verbose: bool,
 ) -> Iterator[Produce]:
     """The produce stage, once schema, broker and topic were found; it is refused before anything is sent otherwise.
 
-    A broker that is away is waited for, 30 s at most; `Stopped` when asked to stop meanwhile.
+    A broker that is away before anything was sent is waited for, 30 s at most; `Stopped` when asked to stop meanwhile.
     """
     topic = settings.kafka.topic
-    properties = config.producer(settings.kafka)
+    # Without end: while the broker is away orders wait in their order, and are sent once when it is back. Where the client's
+    # own time runs out with some under way, it begins a new epoch, and may write those once more.
+    properties = config.producer(settings.kafka) | {"message.timeout.ms": 0}
     config.check(settings.kafka)
     _require_orders(settings, topic)
     schema = encoder(settings, topic)
+    newest = _schemas(settings).subject(subject_of(topic)).newest
     _wait_for(
         lambda: _require_topics(settings, topic, within_s=_RETRY_EVERY_S),
         stopping=stopping,
         give_up_after_s=GIVE_UP_AFTER_S,
     )
-    with rejects_file(rejects, source) as file:
-        report = ProduceReport(telemetry.say, verbose=verbose, rejects=file)
+    default = f"unacknowledged-{topic}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
+    with (
+        rejects_file(rejects, orders.file) as file,
+        unacknowledged_file(
+            unacknowledged,
+            default,
+            orders.file,
+            is_csv=orders.is_csv,
+            decode=AvroReader(_record(newest), lambda _: newest.text).decode,
+            say=telemetry.say,
+        ) as kept,
+    ):
+        report = ProduceReport(telemetry.say, verbose=verbose, unacknowledged=kept, rejects=file)
         publisher = IdempotentProducer(properties)
         try:
             yield Produce(
@@ -148,9 +166,11 @@ def produce(
                 delivered=report.delivered,
                 refused=report.refused,
                 rate=rate,
+                give_up_after_s=give_up_after_s,
             )
         finally:
-            publisher.close()
+            # Each order has its report by now; but where something broke, nobody waits for a broker that is away.
+            publisher.close(within_s=GIVE_UP_AFTER_S)
 
 
 def order_publisher(settings: Settings, stopping: Callable[[], bool]) -> tuple[IdempotentProducer, AvroWriter]:

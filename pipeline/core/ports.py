@@ -10,7 +10,8 @@ from pipeline.errors import PipelineError
 class Delivery(NamedTuple):
     """The broker's word on one published record; `offset` counts only where `error` is None.
 
-    An `Unavailable` error means *unknown*: the record may be in the topic, once. Any other means it is not.
+    An `Unavailable` error means *unknown*: the record may be in the topic, once. Any other means it is not. `value` is
+    the record's, kept only where there is an error: for whoever wants to send it again.
     """
 
     topic: str
@@ -18,6 +19,7 @@ class Delivery(NamedTuple):
     offset: int
     key: bytes | None
     error: PipelineError | None
+    value: bytes | None = None
 
 
 class Publisher(Protocol):
@@ -34,9 +36,20 @@ class Publisher(Protocol):
         on_delivery: Callable[[Delivery], None],
     ) -> None: ...
 
+    def offer(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        on_delivery: Callable[[Delivery], None],
+    ) -> bool: ...
+
     def serve(self, timeout_s: float = 0) -> None: ...
 
-    def flush(self) -> None: ...
+    def abandon(self) -> None: ...
 
     def is_missing(self, topic: str) -> bool: ...
 

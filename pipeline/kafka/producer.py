@@ -17,6 +17,7 @@ from pipeline.kafka.log import librdkafka_logger
 _FULL_QUEUE_WAIT_S = 0.1
 _FLUSH_SLICE_S = 0.5
 _ASK_S = 5.0
+_PURGED = frozenset({"_PURGE_INFLIGHT", "_PURGE_QUEUE"})
 ANY_PARTITION = -1  # the partitioner's to say
 _Report = Callable[[KafkaError | None, Message], None]
 _log = logging.getLogger(__name__)
@@ -82,15 +83,16 @@ class IdempotentProducer:
             return False
         except KafkaException as error:
             # Refused on the spot: too large, or an unknown partition of a known topic.
-            on_delivery(Delivery(topic, -1, -1, key, failure(error.args[0], topic)))
+            on_delivery(Delivery(topic, -1, -1, key, failure(error.args[0], topic), value))
         return True
 
     def serve(self, timeout_s: float = 0) -> None:
         """Run the delivery callbacks that are due; wait up to `timeout_s` seconds for one."""
         self._producer.poll(timeout_s)
 
-    def flush(self) -> None:
-        """Wait until every record has its report, which `message.timeout.ms` bounds."""
+    def abandon(self) -> None:
+        """Wait no longer: every record without a report gets one now, which says that its outcome is unknown."""
+        self._producer.purge()
         while self._producer.flush(_FLUSH_SLICE_S):
             pass
 
@@ -124,6 +126,7 @@ def _report_to(on_delivery: Callable[[Delivery], None]) -> _Report:
                     -1 if offset is None else offset,
                     message.key(),
                     problem,
+                    None if error is None else message.value(),
                 )
             )
         )
@@ -137,7 +140,8 @@ _delivery: Callable[[tuple[Any, ...]], Delivery] = partial(tuple.__new__, Delive
 
 def failure(error: KafkaError, topic: str) -> PipelineError:
     """Say what a delivery error means: outcome unknown (`BrokerUnavailable`) or refused for good (`DeliveryFailed`)."""
-    # In flight or in the queue when time ran out: librdkafka cannot tell whether the broker wrote it.
-    if error.name() in OUTAGE or error.retriable():
+    # In flight or in the queue when time ran out: librdkafka cannot tell whether the broker wrote it. The same where we
+    # stopped waiting: what lies in the queue may have been sent before, and be there to be sent again.
+    if error.name() in OUTAGE | _PURGED or error.retriable():
         return BrokerUnavailable(f"no acknowledgement from {topic} in time ({error.name()}): it may be there, once")
     return DeliveryFailed(f"{topic} refused it for good: {error.str()} ({error.name()})")

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from pipeline.core.group_plan import Group, Member, Move, Standing, Target, Where, chosen, plan, standing
 from pipeline.core.record import Record, TopicPartition
+from pipeline.core.visible import visible
 from pipeline.errors import PipelineError, Refused, TopicRefused, Unavailable
 from pipeline.stages.table import table
 
@@ -124,7 +125,7 @@ def described(it: Progress) -> str:
     """Its partitions, then its members."""
     group = it.group
     assignor = f", assignor {group.assignor}" if group.assignor else ""
-    lines = [f"{group.name}: {group.state}, {group.protocol} protocol{assignor}, lag {it.lag}"]
+    lines = [f"{visible(group.name)}: {group.state}, {group.protocol} protocol{assignor}, lag {it.lag}"]
     if it.standings:
         owners = _owners(group)
         rows = [("  topic", "partition", "committed", "end", "lag", "behind", "member")]
@@ -158,8 +159,8 @@ def reset_text(it: Reset) -> str:
         for move in it.moves
     ]  # fmt: skip
     if now is None:
-        return "\n".join([f"{it.group} would move:", *table(rows), "Nothing was changed. --yes does it."])
-    return "\n".join([f"{it.group} moved:", *table(rows)])
+        return "\n".join([f"{visible(it.group)} would move:", *table(rows), "Nothing was changed. --yes does it."])
+    return "\n".join([f"{visible(it.group)} moved:", *table(rows)])
 
 
 def values(it: Progress) -> dict[str, Any]:

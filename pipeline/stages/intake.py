@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pipeline.errors import InputBroken, InputRefused, Invalid, Stopped
@@ -21,7 +22,18 @@ _BOM = b"\xef\xbb\xbf"
 _SNIFF_BYTES = 4096
 _PIPE_BYTES = 1 << 16
 _LOOK_UP_EVERY_S = 0.2
-_FIELDS = {"orderid", "customerid", "amount", "timestamputc"}
+# As a CSV header may spell them, with or without `_`, in any case.
+_FIELDS = {"orderid": "order_id", "customerid": "customer_id", "amount": "amount", "timestamputc": "timestamp_utc"}
+# What else a file may be, by its first bytes; for each what to do.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"[", "a JSON array. Make lines of it: jq -c '.[]' FILE"),
+    (b"\xff\xfe", "UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 FILE"),
+    (b"\xfe\xff", "UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 FILE"),
+    (b"PK\x03\x04", "a zip archive (a workbook is one too). Take the lines out of it: unzip -p FILE"),
+    (b"\x28\xb5\x2f\xfd", "zstd. Unpack it: zstdcat FILE"),
+    (b"BZh", "bzip2. Unpack it: bzcat FILE"),
+    (b"\xfd7zXZ", "xz. Unpack it: xzcat FILE"),
+)
 
 
 class Refusal(NamedTuple):
@@ -36,7 +48,8 @@ class Intake:
     """An input, opened and its format known; iterating gives an order or a refusal for every line that is not blank.
 
     While a pipe or a terminal is silent, `meanwhile` is called now and then; `stopping()` then raises `Stopped`, and what
-    came of a line that has not ended is not read. `file` tells the input from other files, where it is one.
+    came of a line that has not ended is not read. `file` tells the input from other files, where it is one; `is_csv` its
+    format.
     """
 
     def __init__(self, source: BinaryIO, name: str, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -52,7 +65,8 @@ class Intake:
         if head.startswith(_BOM):
             self._bytes.read(len(_BOM))
             head = head[len(_BOM) :]
-        self.line = self._done = 0
+        self.line = 0
+        self.is_csv = False
         self._parse = self._format(head)
 
     def __iter__(self) -> Iterator[OrderPlaced | Refusal]:
@@ -65,12 +79,12 @@ class Intake:
                 except Invalid as error:
                     text = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
                     yield Refusal(self.line, str(error), text)
-            # Whoever asks for the next one is done with this one.
-            self._done = self.line
+            elif self._stopping():
+                raise Stopped  # an input of blank lines gives nothing after which anybody could ask
 
     def rest(self) -> str:
         """What was not read, in words, for one who stopped before the end."""
-        return f"after line {self._done}: the rest of {self._name} was not read"
+        return f"after line {self.line}: the rest of {self._name} was not read"
 
     def _lines(self) -> Iterator[bytes | None]:
         """Each line, None where it was too long to be held; `line` is its number."""
@@ -79,6 +93,8 @@ class Intake:
                 text = self._bytes.readline(LINE_BYTES_MAX + 1)
                 whole = len(text) <= LINE_BYTES_MAX
                 while not whole and text and not text.endswith(b"\n"):
+                    if self._stopping():
+                        raise Stopped
                     text = self._bytes.readline(LINE_BYTES_MAX)
             except (EOFError, OSError, zlib.error) as error:
                 raise InputBroken(
@@ -108,33 +124,60 @@ class Intake:
             raise InputRefused(f"{self._name} cannot be read: {error}. Is it whole?") from error
 
     def _format(self, head: bytes) -> Callable[[bytes], OrderPlaced]:
-        start = head.lstrip()[:1]
-        if start in {b"{", b""}:
+        start = head.lstrip()
+        self._refuse_others(start)
+        if start[:1] in {b"{", b""}:
             return from_json
+        self.is_csv = True
         first = next(self._lines())
         columns: list[str] = []
         with suppress(Invalid):
             columns = _cells(first or b"")
-        names = [name.replace("_", "").lower() for name in columns if name]
-        # A header that names none of the fields is no header: the file is something else.
-        if not _FIELDS & set(names):
+        columns = [_FIELDS.get(plain := _plain(name), name if plain else "") for name in columns]
+        self._refuse_header(columns, first or b"")
+        return lambda line: from_fields(_row(columns, line))
+
+    def _refuse_others(self, start: bytes) -> None:
+        """`InputRefused` for what is not read here, with the way to make lines of it."""
+        other = next((words for magic, words in _OTHERS if start.startswith(magic)), None)
+        if start.split(b"\n", 1)[0].strip() == b"{" and b"\n" in start:
+            other = "JSON objects that take several lines each. Make one line of each: jq -c . FILE"
+        if other:
+            raise InputRefused(
+                f"{self._name} is {other} | python -m pipeline.produce --input -. What is read is NDJSON (a JSON object a "
+                "line) or CSV, plain or gzip. Nothing was published."
+            )
+
+    def _refuse_header(self, columns: list[str], first: bytes) -> None:
+        """`InputRefused` once, where otherwise every row would be refused; a column without a name is passed over."""
+        fields, named = list(_FIELDS.values()), [name for name in columns if name]
+        missing, unknown = (
+            [each for each in fields if each not in named],
+            [each for each in named if each not in fields],
+        )
+        twice = [each for each in fields if named.count(each) > 1]
+        if len(missing) == len(fields):
+            # A header that names none of the fields is no header: the file is something else.
+            apart = next((char for char in (";", "\t", "|") if first.decode("utf-8", "replace").count(char) > 2), None)  # noqa: PLR2004
+            reason = "" if apart is None else f" Its columns seem to be separated by {apart!r}: write commas."
             raise InputRefused(
                 f"{self._name} is neither NDJSON (a JSON object a line) nor CSV (a first line that names order_id, "
-                "customer_id, amount, timestamp_utc). Nothing was published."
+                f"customer_id, amount, timestamp_utc).{reason} Nothing was published."
             )
-        twins = [name for name, plain in zip(filter(None, columns), names, strict=True) if names.count(plain) > 1]
-        if twins:
-            raise InputRefused(
-                f"The first line of {self._name} names a column twice: {', '.join(twins)}. Which of them is meant? "
-                "Nothing was published."
-            )
-        return lambda line: from_fields(_row(columns, line))
+        reasons = [
+            *([f"names a column twice: {', '.join(twice)}. Which of them is meant?"] if twice else ()),
+            *([f"does not name {', '.join(missing)}."] if missing else ()),
+            *([f"names what an order does not have: {', '.join(unknown)}."] if unknown else ()),
+        ]
+        if reasons:
+            raise InputRefused(f"The first line of {self._name} {' It '.join(reasons)} Nothing was published.")
 
 
 class Made:
     """So many made-up orders, as an input."""
 
     file: os.stat_result | None = None
+    is_csv = False
 
     def __init__(self, count: int, seed: int | None) -> None:
         self._orders = generate(count, seed)
@@ -143,8 +186,8 @@ class Made:
 
     def __iter__(self) -> Iterator[OrderPlaced | Refusal]:
         for order in self._orders:
-            yield order
             self._done += 1
+            yield order
 
     def rest(self) -> str:
         """What was not made, in words, for one who stopped before the end."""
@@ -206,11 +249,23 @@ class _Patient(io.RawIOBase):
             timeout_s = _LOOK_UP_EVERY_S
 
 
+def is_same_file(name: str, opened: os.stat_result) -> bool:
+    """Whether the file of this name is the opened one, by whatever name; a terminal or /dev/null may be both."""
+    try:
+        return not stat.S_ISCHR(opened.st_mode) and os.path.samestat(opened, Path(name).stat())
+    except OSError:
+        return False
+
+
 def _stat(source: BinaryIO) -> os.stat_result | None:
     try:
         return os.fstat(source.fileno())
     except OSError:
         return None
+
+
+def _plain(name: str) -> str:
+    return name.strip().replace("_", "").lower()
 
 
 def _cells(line: bytes) -> list[str]:

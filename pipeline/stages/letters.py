@@ -18,6 +18,7 @@ from pipeline.core.connect_letter import connect_envelope
 from pipeline.core.ports import Decoder
 from pipeline.core.record import Record
 from pipeline.core.redrive import LetterId, Selection, letter_id
+from pipeline.core.visible import visible_json
 from pipeline.errors import InputRefused, RecordError, Refused, Unavailable
 from pipeline.serde.wire import schema_id_or_none
 
@@ -176,7 +177,7 @@ def export_to(name: str, letters: Iterable[StoredLetter]) -> int:
     count = 0
     with nullcontext(file) if file is sys.stdout else file:
         for count, letter in enumerate(letters, 1):  # noqa: B007  # the last number is how many
-            file.write(json.dumps(letter.exported(), ensure_ascii=False) + "\n")
+            file.write(visible_json(json.dumps(letter.exported(), ensure_ascii=False)) + "\n")
     return count
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,34 +10,49 @@ from typing import TextIO
 from pipeline.core.failures import Failure, FailureKind
 from pipeline.core.ports import Delivery
 from pipeline.core.record import Record
+from pipeline.core.visible import visible, visible_bytes
 from pipeline.errors import InputRefused, Unavailable
-from pipeline.stages.intake import Refusal
+from pipeline.stages.intake import Refusal, is_same_file
+from pipeline.stages.unacknowledged import Unacknowledged
 
 REFUSALS_SAID = 10
+UNACKNOWLEDGED_SAID = 10
 
 
 class ProduceReport:
-    """Says what became of each order; `rejects` gets every refused line as NDJSON: `line`, `reason`, `input`."""
+    """Says what became of each order; `rejects` gets every refused line as NDJSON: `line`, `reason`, `input`.
 
-    def __init__(self, say: Callable[[str], None], *, verbose: bool, rejects: TextIO | None = None) -> None:
+    `unacknowledged` gets every order that was not acknowledged.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        *,
+        verbose: bool,
+        unacknowledged: Unacknowledged,
+        rejects: TextIO | None = None,
+    ) -> None:
         self._say = say
         self._verbose = verbose
+        self._unacknowledged = unacknowledged
         self._rejects = rejects
         self._refused = 0
 
     def delivered(self, delivery: Delivery) -> None:
-        """`✔` with its place, or `✖` with why it is not acknowledged and what that means."""
-        key = _text(delivery.key)
+        """`✔` with its place, or `✖` with why it is not acknowledged and what that means; of many the first few."""
         if delivery.error is None:
             if self._verbose:
-                self._say(f"✔ {delivery.topic} [{delivery.partition}] @ {delivery.offset} {key}")
+                self._say(f"✔ {delivery.topic} [{delivery.partition}] @ {delivery.offset} {_text(delivery.key)}")
             return
-        fate = (
-            "unknown: sending it again is safe, it is stored once"
-            if isinstance(delivery.error, Unavailable)
-            else "it is not in the topic"
-        )
-        self._say(f"✖ {key} is not acknowledged ({fate}): {delivery.error}")
+        self._unacknowledged.add(delivery)
+        if self._unacknowledged.count > UNACKNOWLEDGED_SAID:
+            return
+        is_unknown = isinstance(delivery.error, Unavailable)
+        fate = "unknown: sending it again is safe, it is stored once" if is_unknown else "it is not in the topic"
+        self._say(f"✖ {_text(delivery.key)} is not acknowledged ({fate}): {visible(str(delivery.error))}")
+        if self._unacknowledged.count == UNACKNOWLEDGED_SAID:
+            self._say("✖ more orders that are not acknowledged are not named here, but kept as these are")
 
     def refused(self, refusal: Refusal) -> None:
         """Into the rejects file; without one the first few are said."""
@@ -47,7 +61,7 @@ class ProduceReport:
             entry = {"line": refusal.line, "reason": refusal.reason, "input": refusal.text}
             self._rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")
         elif self._refused <= REFUSALS_SAID:
-            self._say(f"✖ line {refusal.line} refused: {_visible(refusal.reason)}")
+            self._say(f"✖ line {refusal.line} refused: {visible(refusal.reason)}")
         elif self._refused == REFUSALS_SAID + 1:
             self._say("✖ more lines are refused; --rejects FILE keeps each with its reason")
 
@@ -61,7 +75,7 @@ def rejects_file(name: str | None, source: os.stat_result | None) -> Iterator[Te
     if name is None:
         yield None
         return
-    if source is not None and _is_file(name, source):
+    if source is not None and is_same_file(name, source):
         raise InputRefused(f"--rejects {name} is the input itself. Name another file. Nothing was published.")
     try:
         file = Path(name).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # entered below
@@ -69,14 +83,6 @@ def rejects_file(name: str | None, source: os.stat_result | None) -> Iterator[Te
         raise InputRefused(f"--rejects {name} cannot be written: {error.strerror}. Nothing was published.") from error
     with file:
         yield file
-
-
-def _is_file(name: str, opened: os.stat_result) -> bool:
-    # A terminal or /dev/null loses nothing by being both.
-    try:
-        return not stat.S_ISCHR(opened.st_mode) and os.path.samestat(opened, Path(name).stat())
-    except OSError:
-        return False
 
 
 def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Record, Failure | None], None] | None:
@@ -87,17 +93,10 @@ def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Re
             say(f"✔ {record.where} {_text(record.key)}")
         else:
             mark = "↻" if failure.kind is FailureKind.TRANSIENT else "✖"
-            say(f"{mark} {record.where} {_text(record.key)} {failure.kind}: {_visible(failure.message)}")
+            say(f"{mark} {record.where} {_text(record.key)} {failure.kind}: {visible(failure.message)}")
 
     return seen if verbose else None
 
 
 def _text(key: bytes | None) -> str:
-    return "(no key)" if key is None else _visible(key.decode("utf-8", "backslashreplace"))
-
-
-def _visible(text: str) -> str:
-    """On one line, whatever it holds: what moves the cursor, colours or turns the direction is written as its escape."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "(no key)" if key is None else visible_bytes(key)

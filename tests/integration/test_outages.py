@@ -63,6 +63,55 @@ def test_broker_killed_while_orders_flow_loses_doubles_and_dead_letters_nothing(
     assert letters(hurt) == []
 
 
+@pytest.mark.parametrize(
+    "away_s",
+    [
+        pytest.param(4, id="short"),
+        # Longer than the 30 s after which the client's own default of this pipeline called every order unknown.
+        pytest.param(45, id="long", marks=pytest.mark.long),
+    ],
+)
+def test_producer_stops_reading_while_the_broker_is_away_and_publishes_everything_once_afterwards(
+    hurt: Pipe, fragile: LocalStack, away_s: float
+) -> None:
+    feeding = feed(hurt, 20_000, 2000)
+    wait_until(lambda: len(hurt.records(hurt.topic)) > 100, "the first orders in the topic")
+    fragile.kafka.kill()
+    killed_at = time.monotonic()
+    feeding.wait_for_line("nothing more is read until the broker answers")
+    wait_until(lambda: time.monotonic() > killed_at + away_s, "the end of the outage", timeout_s=away_s + 5)
+    fragile.kafka.start()
+    fragile.kafka.wait_until_ready()
+    fed = feeding.ended()
+    assert (fed.code, fed.json["published"], fed.json["failed"]) == (0, 20_000, 0), fed.stderr
+    assert "acknowledged again after" in fed.stderr
+    keys = Counter(record.key for record in hurt.records(hurt.topic))
+    assert (len(keys), set(keys.values())) == (20_000, {1}), "each in the topic once"
+
+
+def test_producer_that_gives_a_broker_up_keeps_every_order_it_read_to_be_sent_again(
+    hurt: Pipe, fragile: LocalStack
+) -> None:
+    source, kept = hurt.home / "orders.ndjson", hurt.home / "kept.ndjson"
+    hurt.write_orders(source, [order(n) for n in range(3000)])
+    flags = ["--rate", "300", "--give-up-after", "3", "--unacknowledged", str(kept), "--json"]
+    feeding = hurt.start("produce", "--input", str(source), *flags)
+    wait_until(lambda: len(hurt.records(hurt.topic)) > 100, "the first orders in the topic")
+    fragile.kafka.kill()
+    fed = feeding.ended()
+    assert (fed.code, fed.json["published"] + fed.json["failed"]) == (1, fed.json["read"]), fed.stderr
+    assert 0 < fed.json["failed"] == len(kept.read_text().splitlines())
+    assert f"stopped after line {fed.json['read']}: the rest of {source} was not read" in fed.stderr
+    fragile.kafka.start()
+    fragile.kafka.wait_until_ready()
+    rest = hurt.home / "rest.ndjson"
+    rest.write_text("".join(source.read_text().splitlines(keepends=True)[fed.json["read"] :]))
+    for again in (kept, rest):
+        assert hurt.run("produce", "--input", str(again)).code == 0
+    keys = Counter(record.key for record in hurt.records(hurt.topic))
+    assert len(keys) == 3000, "what was kept and what was not read are all the rest"
+
+
 def test_registry_away_with_a_cold_cache_is_waited_for_and_no_letter_is_written(
     hurt: Pipe, fragile: LocalStack
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.core.ports import Commit, Delivery, Listener
 from pipeline.core.record import Headers, Record, TopicPartition
-from pipeline.errors import PipelineError
+from pipeline.errors import BrokerUnavailable, PipelineError
 from pipeline.stages.crew import Done, Work, run_batch, run_each
 from pipeline.stages.handlers import Handler, Kind
 
@@ -141,13 +141,20 @@ class NowCrew:
 
 
 class FakePublisher:
-    """Acknowledges everything at `flush`, except what `fail` says of a key."""
+    """Acknowledges everything at `flush` and `serve`, except what `fail` says of a key, and nothing while it is `away`.
+
+    It takes no more than `room` that is not acknowledged; `turn` is called whenever it is served.
+    """
 
     def __init__(self) -> None:
+        self.away = False
+        self.room = 1_000_000
+        self.turn: Callable[[float], None] = lambda seconds: None
         self.missing: set[str] = set()
         self.taken: list[bytes | None] = []
         self.published: list[tuple[str, bytes | None, bytes | None, Headers, int | None]] = []
         self.fail: Callable[[bytes | None], PipelineError | None] = lambda key: None
+        self._offsets: dict[str, int] = {}
         self._queue: list[
             tuple[tuple[str, bytes | None, bytes | None, Headers, int | None], Callable[[Delivery], None]]
         ] = []
@@ -165,7 +172,28 @@ class FakePublisher:
         self.taken.append(key)
         self._queue.append(((topic, key, value, headers, partition), on_delivery))
 
+    def offer(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        headers: Headers = (),
+        partition: int | None = None,
+        on_delivery: Callable[[Delivery], None],
+    ) -> bool:
+        if len(self._queue) >= self.room:
+            return False
+        self.publish(topic, key, value, headers=headers, partition=partition, on_delivery=on_delivery)
+        return True
+
     def serve(self, timeout_s: float = 0) -> None:
+        self.turn(timeout_s)
+        if not self.away:
+            self.flush()
+
+    def abandon(self) -> None:
+        self.fail = lambda key: BrokerUnavailable("purged")
         self.flush()
 
     def is_missing(self, topic: str) -> bool:
@@ -177,8 +205,9 @@ class FakePublisher:
             error = self.fail(key)
             if error is None:
                 self.published.append(message)
-            offset = sum(each[0] == topic for each in self.published) - 1
-            on_delivery(Delivery(topic, 0, offset, key, error))
+                self._offsets[topic] = self._offsets.get(topic, -1) + 1
+            offset = self._offsets.get(topic, -1)
+            on_delivery(Delivery(topic, 0, offset, key, error, None if error is None else message[2]))
         self._queue.clear()
 
 

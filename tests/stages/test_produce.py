@@ -3,19 +3,22 @@
 import io
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.core.record import Record
 from pipeline.errors import BrokerUnavailable, DeliveryFailed, InputBroken, InputRefused, Stopped
 from pipeline.orders import OrderPlaced
-from pipeline.stages.intake import Refusal
-from pipeline.stages.produce import LOT, Produce
+from pipeline.stages.intake import Intake, Refusal
+from pipeline.stages.produce import LOT, PAUSE_AFTER_S, STOP_S, Produce
 from pipeline.stages.report import ProduceReport, consume_report, rejects_file
-from tests.stages.fakes import FakeClock, FakePublisher, PlainEncoder
+from pipeline.stages.unacknowledged import Unacknowledged, unacknowledged_file
+from tests.stages.fakes import FakeClock, FakePublisher
 
 
 def order(order_id: str) -> OrderPlaced:
@@ -24,36 +27,63 @@ def order(order_id: str) -> OrderPlaced:
     )
 
 
+class JsonEncoder:
+    """Keeps the order as its JSON."""
+
+    def encode(self, datum: Mapping[str, Any]) -> bytes:
+        return OrderPlaced(**datum).model_dump_json().encode()
+
+
+def decode(value: bytes | None) -> dict[str, Any]:
+    return json.loads(value or b"")
+
+
 class Bench:
-    def __init__(self, *, verbose: bool = False, rate: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        verbose: bool = False,
+        rate: float | None = None,
+        is_csv: bool = False,
+        give_up_after_s: float = 0.0,
+    ) -> None:
         self.publisher = FakePublisher()
         self.said: list[str] = []
         self.rejects = io.StringIO()
         self.clock = FakeClock()
-        report = ProduceReport(self.said.append, verbose=verbose, rejects=self.rejects)
+        self.kept = Unacknowledged(folder / "kept", is_csv=is_csv, decode=decode, say=self.said.append)
+        report = ProduceReport(self.said.append, verbose=verbose, unacknowledged=self.kept, rejects=self.rejects)
         self.stage = Produce(
             publisher=self.publisher,
             topic="orders.v1",
-            encoder=PlainEncoder(),
+            encoder=JsonEncoder(),
             clock=self.clock,
             delivered=report.delivered,
             refused=report.refused,
             rate=rate,
+            give_up_after_s=give_up_after_s,
         )
 
-    def run(self, orders: object) -> None:
-        self.stage.run(orders, lambda: False, lambda: None)  # type: ignore[arg-type]
+    def run(self, orders: object, stopping: Callable[[], bool] = lambda: False) -> None:
+        self.stage.run(orders, stopping, lambda: None)  # type: ignore[arg-type]
+        self.kept.close()
 
 
-def test_order_is_published_under_its_id_and_said_with_its_place() -> None:
-    bench = Bench(verbose=True)
+def orders_in(path: Path) -> list[OrderPlaced | Refusal]:
+    with path.open("rb") as file:
+        return list(Intake(file, str(path)))
+
+
+def test_order_is_published_under_its_id_and_said_with_its_place(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, verbose=True)
     bench.run([order("A-1")])
     assert [(topic, key) for topic, key, *_ in bench.publisher.published] == [("orders.v1", b"A-1")]
     assert bench.said == ["✔ orders.v1 [0] @ 0 A-1"]
 
 
-def test_refused_line_is_kept_with_number_and_reason_and_not_published() -> None:
-    bench = Bench()
+def test_refused_line_is_kept_with_number_and_reason_and_not_published(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
     bench.run([Refusal(7, "amount: too long", '{"amount":"1.234"}'), order("A-1")])
     assert json.loads(bench.rejects.getvalue()) == {
         "line": 7, "reason": "amount: too long", "input": '{"amount":"1.234"}',
@@ -67,51 +97,53 @@ def test_refused_line_is_kept_with_number_and_reason_and_not_published() -> None
     ("error", "words"),
     [(BrokerUnavailable("timed out"), "unknown"), (DeliveryFailed("too large"), "it is not in the topic")],
 )
-def test_unacknowledged_order_is_named_with_what_that_means(error: Exception, words: str) -> None:
-    bench = Bench()
+def test_unacknowledged_order_is_named_with_what_that_means(error: Exception, words: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
     bench.publisher.fail = lambda key: error if key == b"A-2" else None  # type: ignore[assignment,return-value]
     bench.run([order("A-1"), order("A-2"), order("A-3")])
     assert (bench.stage.totals.published, bench.stage.totals.failed) == (2, 1)
-    [line] = bench.said
+    line, where = bench.said
     assert line.startswith("✖ A-2 is not acknowledged")
     assert words in line
+    assert where.startswith("✖ 1 orders are not acknowledged")
+    assert orders_in(bench.kept.name) == [order("A-2")]
 
 
-def test_input_that_breaks_off_still_gets_a_report_for_every_order_before() -> None:
+def test_input_that_breaks_off_still_gets_a_report_for_every_order_before(tmp_path: Path) -> None:
     def orders() -> object:
         yield order("A-1")
         raise InputBroken("ends in the middle")
 
-    bench = Bench()
+    bench = Bench(tmp_path)
     with pytest.raises(InputBroken):
         bench.run(orders())
     assert bench.stage.totals.published == 1
 
 
-def test_rate_spreads_orders_over_time() -> None:
-    bench = Bench(rate=1.0)
+def test_rate_spreads_orders_over_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rate=1.0)
     bench.run([order(str(number)) for number in range(5)])
     assert bench.clock.now >= 4, "the fifth order is due four seconds after the first"
 
 
-def test_stopped_in_the_middle_it_awaits_what_was_read_and_says_that_it_stopped() -> None:
-    bench = Bench()
+def test_stopped_in_the_middle_it_awaits_what_was_read_and_says_that_it_stopped(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
     bench.stage.run([order("A-1"), order("A-2")], lambda: bench.stage.totals.read == 1, lambda: None)
     assert (bench.stage.totals.read, bench.stage.totals.published, bench.stage.stopped) == (1, 1, True)
 
 
-def test_stopped_while_the_input_is_silent_it_awaits_what_was_read() -> None:
+def test_stopped_while_the_input_is_silent_it_awaits_what_was_read(tmp_path: Path) -> None:
     def orders() -> object:
         yield order("A-1")
         raise Stopped
 
-    bench = Bench()
+    bench = Bench(tmp_path)
     bench.run(orders())
     assert (bench.stage.totals.published, bench.stage.stopped) == (1, True)
 
 
-def test_order_is_said_while_the_input_is_silent() -> None:
-    bench = Bench(verbose=True)
+def test_order_is_said_while_the_input_is_silent(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, verbose=True)
 
     def orders() -> object:
         yield order("A-1")
@@ -123,8 +155,10 @@ def test_order_is_said_while_the_input_is_silent() -> None:
 
 
 @pytest.mark.parametrize(("rate", "sizes"), [(None, {0, LOT, 2 * LOT}), (1e9, set(range(600)))])
-def test_orders_are_handed_over_in_lots_or_at_a_rate_one_by_one(rate: float | None, sizes: set[int]) -> None:
-    bench = Bench(rate=rate)
+def test_orders_are_handed_over_in_lots_or_at_a_rate_one_by_one(
+    rate: float | None, sizes: set[int], tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, rate=rate)
     seen = set()
 
     def orders() -> object:
@@ -156,10 +190,10 @@ def test_rejects_file_that_is_the_input_is_refused_and_left_as_it_was(tmp_path: 
     assert source.read_text() == "orders"
 
 
-def test_control_characters_of_a_key_are_said_as_their_escapes() -> None:
+def test_control_characters_of_a_key_are_said_as_their_escapes(tmp_path: Path) -> None:
     key = "A\r\n\0\x1b[31m\u202e1 ü✓"
     visible = "A\\r\\n\\x00\\x1b[31m\\u202e1 ü✓"
-    bench = Bench(verbose=True)
+    bench = Bench(tmp_path, verbose=True)
     bench.run([order(key)])
     assert bench.said == [f"✔ orders.v1 [0] @ 0 {visible}"]
     said: list[str] = []
@@ -167,7 +201,125 @@ def test_control_characters_of_a_key_are_said_as_their_escapes() -> None:
     assert said == [f"✔ t [0] @ 1 {visible}"]
 
 
-def test_control_characters_of_a_reason_are_said_as_their_escapes() -> None:
+def test_control_characters_of_a_reason_are_said_as_their_escapes(tmp_path: Path) -> None:
     said: list[str] = []
-    ProduceReport(said.append, verbose=False).refused(Refusal(1, "x\x1b[2J: Extra inputs are not permitted", None))
+    kept = Unacknowledged(tmp_path / "kept", is_csv=False, decode=decode, say=said.append)
+    ProduceReport(said.append, verbose=False, unacknowledged=kept).refused(
+        Refusal(1, "x\x1b[2J: Extra inputs are not permitted", None)
+    )
     assert said == ["✖ line 1 refused: x\\x1b[2J: Extra inputs are not permitted"]
+
+
+class Numbered:
+    """Endless orders; `given` counts them."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def __iter__(self) -> Iterator[OrderPlaced]:
+        while True:
+            self.given += 1
+            yield order(f"A-{self.given}")
+
+
+def test_reading_pauses_while_the_broker_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    bench, orders, read_at = Bench(tmp_path), Numbered(), []
+    bench.publisher.away = True
+    back_at = 97.0
+
+    def turn(seconds: float) -> None:
+        bench.clock.now += seconds
+        if bench.clock.now > 2 * PAUSE_AFTER_S:
+            read_at.append(orders.given)
+        bench.publisher.away = bench.clock.now < back_at
+
+    bench.publisher.turn = turn
+    bench.run(orders, lambda: bench.clock.now > back_at + 5)
+    paused = [given for given in read_at if given == read_at[0]]
+    assert len(paused) > 100, "for a minute and a half nothing more was read"
+    assert orders.given > read_at[0], "and then reading went on"
+    assert bench.stage.totals.failed == 0
+    assert bench.stage.totals.published == bench.stage.totals.read == orders.given
+    assert bench.publisher.taken == [b"A-%d" % number for number in range(1, orders.given + 1)]
+    assert not bench.kept.name.exists()
+
+
+def test_orders_wait_for_room_while_the_queue_is_full_and_none_is_left_out(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.publisher.room = 3
+    bench.run([order(str(number)) for number in range(600)])
+    assert bench.publisher.taken == [b"%d" % number for number in range(600)]
+    assert bench.stage.totals.published == 600
+
+
+@pytest.mark.parametrize("is_csv", [False, True])
+def test_broker_that_stays_away_is_given_up_and_every_order_read_is_kept_in_the_inputs_format(
+    is_csv: bool, tmp_path: Path
+) -> None:
+    bench, orders = Bench(tmp_path, is_csv=is_csv, give_up_after_s=60), Numbered()
+    bench.publisher.away, bench.publisher.room = True, 100
+    bench.publisher.turn = lambda seconds: setattr(bench.clock, "now", bench.clock.now + seconds)
+    bench.run(orders)
+    assert (bench.stage.gave_up, bench.stage.stopped, bench.stage.read_all) == (True, False, False)
+    assert 60 <= bench.clock.now < 70
+    assert bench.stage.totals.failed == bench.stage.totals.read == orders.given
+    assert orders_in(bench.kept.name) == [order(f"A-{number}") for number in range(1, orders.given + 1)]
+    assert (bench.kept.unknown, bench.kept.absent) == (100, orders.given - 100), (
+        "what was never sent is surely not there"
+    )
+    assert len(bench.said) < 20, "thousands are not named one by one"
+    assert f"--input {bench.kept.name}" in bench.said[-1]
+
+
+def test_stop_while_the_broker_is_away_ends_in_time_and_keeps_what_is_unknown(tmp_path: Path) -> None:
+    bench, orders = Bench(tmp_path), Numbered()
+    bench.publisher.away = True
+    bench.publisher.turn = lambda seconds: setattr(bench.clock, "now", bench.clock.now + seconds)
+    bench.run(orders, lambda: bench.clock.now > 50)
+    assert bench.clock.now < 50 + STOP_S + 1
+    assert (bench.stage.stopped, bench.stage.totals.failed) == (True, orders.given)
+    assert len(orders_in(bench.kept.name)) == orders.given
+
+
+def test_order_that_is_refused_for_good_is_no_silence_of_the_broker(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, give_up_after_s=5)
+    bench.publisher.fail = lambda key: DeliveryFailed("too large")  # type: ignore[assignment]
+    bench.publisher.turn = lambda seconds: setattr(bench.clock, "now", bench.clock.now + 1)
+    bench.run([order(str(number)) for number in range(40 * LOT)])
+    assert bench.clock.now > 10
+    assert (bench.stage.gave_up, bench.stage.totals.failed, bench.kept.absent) == (False, 40 * LOT, 40 * LOT)
+
+
+def test_orders_that_can_be_kept_in_no_file_are_said_whole(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "not there")
+    bench.publisher.fail = lambda key: BrokerUnavailable("timed out")  # type: ignore[assignment]
+    bench.run([order(f"A-{number}") for number in range(15)])
+    lines = "\n".join(line for line in bench.said if line.startswith("{")).encode()
+    assert list(Intake(io.BufferedReader(io.BytesIO(lines)), "said")) == [order(f"A-{number}") for number in range(15)]  # type: ignore[type-var]
+    assert "above, whole" in bench.said[-1]
+
+
+def test_file_for_unacknowledged_orders_is_refused_where_something_would_be_lost(tmp_path: Path) -> None:
+    source, used, new = tmp_path / "orders.ndjson", tmp_path / "used", tmp_path / "new"
+    source.write_text("")
+    used.write_text("{}\n")
+
+    def opened(name: Path) -> Unacknowledged:
+        with (
+            source.open("rb") as file,
+            unacknowledged_file(
+                str(name), "default", os.fstat(file.fileno()), is_csv=False, decode=decode, say=lambda _: None
+            ) as kept,
+        ):
+            return kept
+
+    for name, reason in [
+        (source, "is the input itself"),
+        (used, "is not empty"),
+        (tmp_path / "no/file", "cannot be written"),
+    ]:
+        with pytest.raises(InputRefused, match=reason):
+            opened(name)
+    assert used.read_text() == "{}\n"
+    opened(new)
+    assert not new.exists(), "nothing came of it"

@@ -105,10 +105,68 @@ def test_truncated_gzip_gives_what_was_whole_and_says_after_which_line() -> None
     assert all(isinstance(each, OrderPlaced) for each in found), "no half line is taken for an order or refused"
 
 
-@pytest.mark.parametrize("content", [b"\x00\x01\x02 binary", b"hello world\n", b"a,b,c\n1,2,3\n", "{".encode("utf-16")])
+@pytest.mark.parametrize("content", [b"\x00\x01\x02 binary", b"hello world\n", b"a,b,c\n1,2,3\n"])
 def test_input_of_another_kind_is_refused_before_anything_is_sent(content: bytes) -> None:
     with pytest.raises(InputRefused, match="neither NDJSON"):
         read(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (b" [\n" + LINE + b"]", r"jq -c '\.\[\]'"),
+        (b"[" + LINE.strip() + b"]", r"jq -c '\.\[\]'"),
+        (gzip.compress(b"[" + LINE + b"]"), r"jq -c '\.\[\]'"),
+        (json.dumps(ORDER, indent=2).encode(), r"jq -c \. "),
+        (LINE.decode().encode("utf-16"), "iconv -f UTF-16"),
+        (HEADER.decode().encode("utf-16-be").join([b"\xfe\xff", b""]), "iconv -f UTF-16"),
+        (b"PK\x03\x04....", "unzip -p"),
+        (b"\x28\xb5\x2f\xfd....", "zstdcat"),
+        (HEADER.replace(b",", b";") + ROW.replace(b",", b";"), "separated by ';'"),
+        (HEADER.replace(b",", b"\t") + ROW.replace(b",", b"\t"), "separated by '.t'"),
+    ],
+)
+def test_input_of_another_kind_is_refused_with_the_way_to_make_lines_of_it(content: bytes, advice: str) -> None:
+    with pytest.raises(InputRefused, match=advice):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"ORDER_ID,CUSTOMER_ID,AMOUNT,TIMESTAMP_UTC",
+        b"order_id, customer_id, amount , timestamp_utc",
+        b'"Order_Id",customerId,Amount,TimestampUtc',
+        b"\xef\xbb\xbf order_id\t,CustomerID,AMOUNT,timestamputc",
+    ],
+)
+def test_header_in_another_spelling_is_read_with_all_its_rows(header: bytes) -> None:
+    assert read(header + b"\n" + ROW * 2) == [OrderPlaced.model_validate(ORDER)] * 2
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (
+            b"order_id,customer_id,amount,when",
+            "does not name timestamp_utc. It names what an order does not have: when",
+        ),
+        (b"order_id,customer_id,amount,timestamp_utc,currency", "names what an order does not have: currency"),
+        (b"order_id,customer_id,amount", "does not name timestamp_utc"),
+    ],
+)
+def test_header_by_which_every_row_would_be_refused_is_refused_once(header: bytes, reason: str) -> None:
+    with pytest.raises(InputRefused, match=reason):
+        read(header + b"\n" + ROW)
+
+
+@pytest.mark.parametrize(
+    "content", [b"x" * (64 * LINE_BYTES_MAX), b"\0" * (64 * LINE_BYTES_MAX), LINE + b"\n" * 10_000]
+)
+def test_input_that_never_gives_an_order_stops_when_asked(content: bytes) -> None:
+    looks = iter(range(1_000_000))
+    with pytest.raises(Stopped):
+        list(Intake(io.BufferedReader(io.BytesIO(content)), "input", lambda: next(looks) > 3))  # type: ignore[type-var,arg-type]
 
 
 @pytest.mark.parametrize("twins", [b"order_id,order_id", b"order_id,OrderId", b"amount,Amount,order_id"])
@@ -204,15 +262,15 @@ def test_named_pipe_without_a_writer_is_waited_for_until_asked_to_stop(tmp_path:
         pass
 
 
-def test_stopping_in_a_file_names_the_last_line_that_was_worked_off() -> None:
+def test_stopping_in_a_file_names_the_last_line_that_was_read() -> None:
     intake = Intake(io.BufferedReader(io.BytesIO(LINE + b"\n{nope\n" + LINE)), "input")  # type: ignore[type-var]
     orders = iter(intake)
     assert intake.rest() == "after line 0: the rest of input was not read"
     next(orders)
     next(orders)
-    assert intake.rest().startswith("after line 2:"), "the third line was handed out, but nobody came back for more"
+    assert intake.rest().startswith("after line 3:"), "what was handed out is published or refused by whoever took it"
     next(orders)
-    assert intake.rest().startswith("after line 3:")
+    assert intake.rest().startswith("after line 4:")
 
 
 def test_closed_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
