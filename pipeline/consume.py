@@ -29,6 +29,9 @@ def main(
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every settled record.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+    result_fd: Annotated[
+        int | None, typer.Option("--result-fd", hidden=True, help="Of a member's: where it goes.")
+    ] = None,
 ) -> None:
     """Work a topic off: decode, validate, handle, then commit. What can never be handled becomes a dead letter.
 
@@ -84,10 +87,13 @@ def main(
                         stage.run(stopping, tick)
                 finally:
                     telemetry.result(
-                        f"{stage.counts()[0]} consumed, {stage.counts()[1]}", stage.totals.summary(), as_json=as_json
+                        f"{stage.counts()[0]} consumed, {stage.counts()[1]}",
+                        stage.totals.summary(),
+                        as_json=as_json,
+                        fd=result_fd,
                     )
         except Stopped:
-            telemetry.result("0 consumed: stopped before it began", Totals().summary(), as_json=as_json)
+            telemetry.result("0 consumed: stopped before it began", Totals().summary(), as_json=as_json, fd=result_fd)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ def main(
     ] = False,
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+    result_fd: Annotated[
+        int | None, typer.Option("--result-fd", hidden=True, help="Of a member's: where it goes.")
+    ] = None,
 ) -> None:
     """Forward a topic exactly once: what is written, dead letters and offsets are one transaction, or none of it is.
 
@@ -90,9 +93,9 @@ def main(
                     with telemetry.progress("forwarded", stage.counts) as tick:
                         stage.run(stopping, tick)
                 finally:
-                    telemetry.result(stage.counts()[1], stage.totals.summary(), as_json=as_json)
+                    telemetry.result(stage.counts()[1], stage.totals.summary(), as_json=as_json, fd=result_fd)
         except Stopped:
-            telemetry.result("stopped before it began", Totals().summary(), as_json=as_json)
+            telemetry.result("stopped before it began", Totals().summary(), as_json=as_json, fd=result_fd)
 
 
 if __name__ == "__main__":

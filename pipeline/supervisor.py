@@ -1,8 +1,9 @@
 """Several members of a group under one command (`--processes N`): one interpreter uses one core.
 
 Each member is a process of its own: the same command with the same arguments, as `<instance>-<n>`. The supervisor starts
-them, starts those that crashed again, passes a stop on, and makes one result of theirs. What follows from an end is decided in
-`core.members`. On Linux members stop, as by SIGTERM, when the supervisor dies.
+them, starts those that crashed again, passes a stop on, and makes one result of theirs. A member writes its result to a pipe of
+its own (`--result-fd`); its standard output belongs to the handlers and passes through, line by line. What follows from an
+end is decided in `core.members`. On Linux members stop, as by SIGTERM, when the supervisor dies.
 """
 
 import json
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 from pipeline import metrics, telemetry
@@ -26,6 +28,11 @@ PORT_MAX = 2**16 - 1
 # After that, one that was asked to stop is killed: longer than a worker takes for what it has in hand and its last commit.
 STOP_S = 60.0
 _LOOK_EVERY_S = 0.05
+# A process that ended may have left a child that holds its standard output open: that is not waited for any longer.
+_LAST_LINES_S = 1.0
+_LINE_BYTES_MAX = 65_536
+_RESULT_BYTES_MAX = 65_536
+_writing = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -39,10 +46,10 @@ class Member:
         self.start_at: float | None = 0.0
         self._command = command
         self._environment = environment
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._readers: list[threading.Thread] = []
         self._started_at = 0.0
-        self._last_line = ""
+        self._result_fd = -1
 
     @property
     def runs(self) -> bool:
@@ -55,37 +62,26 @@ class Member:
         self._started_at = time.monotonic()
         # A live bar for each would leave none of them readable, so on a terminal their lines pass through here.
         relayed = sys.stderr.isatty()
-        self._process = subprocess.Popen(  # noqa: S603  # this very command
-            ends_with_parent(self._command, signal.SIGTERM),
-            env={**os.environ, **self._environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if relayed else None,
-            text=True,
-            process_group=0,
-        )
-        self._readers = [self._read(self._process.stdout, self._keep)]
-        if relayed:
-            self._readers.append(
-                self._read(self._process.stderr, lambda line: telemetry.say(f"[{self.number}] {line}"))
+        self._result_fd, result = os.pipe()
+        os.set_blocking(self._result_fd, False)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  # this very command
+                ends_with_parent([*self._command, f"--result-fd={result}"], signal.SIGTERM),
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if relayed else None,
+                pass_fds=[result],
+                process_group=0,
             )
+        finally:
+            os.close(result)
+        self._readers = [_relay(self._process.stdout, _to_stdout)]
+        if relayed:
+            self._readers.append(_relay(self._process.stderr, self._to_stderr))
 
-    def _read(self, stream: IO[str] | None, take: Callable[[str], None]) -> threading.Thread:
-        assert stream is not None
-
-        def lines() -> None:
-            for line in stream:
-                take(line.rstrip("\n"))
-
-        reader = threading.Thread(target=lines, daemon=True)
-        reader.start()
-        return reader
-
-    def _keep(self, line: str) -> None:
-        """The last line is its result; what comes before was printed by a handler."""
-        if self._last_line:
-            sys.stdout.write(self._last_line + "\n")
-        self._last_line = line
+    def _to_stderr(self, line: bytes) -> None:
+        telemetry.say(f"[{self.number}] {line.decode('utf-8', 'backslashreplace').rstrip()}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send it to the process, if there is one."""
@@ -96,26 +92,45 @@ class Member:
         """Exit code, and how many seconds it ran, once it has ended; its result is counted."""
         if self._process is None or (code := self._process.poll()) is None:
             return None
+        deadline = time.monotonic() + _LAST_LINES_S
         for reader in self._readers:
-            reader.join()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+            reader.join(max(0.0, deadline - time.monotonic()))
         self._process = None
-        self._count(self._last_line)
-        self._last_line = ""
+        self._count()
         return code, time.monotonic() - self._started_at
 
-    def _count(self, line: str) -> None:
-        """A process that was killed said nothing: what it did is in nobody's result."""
-        try:
-            found = json.loads(line)
-        except ValueError:
-            found = None
-        if isinstance(found, dict):
-            self.summary = merged([self.summary, found])
-        elif line:
-            sys.stdout.write(line + "\n")
+    def _count(self) -> None:
+        """A process that was killed wrote nothing: what it did is in nobody's result."""
+        written = b""
+        with suppress(BlockingIOError):  # what it has started holds the other end
+            written = os.read(self._result_fd, _RESULT_BYTES_MAX)
+        os.close(self._result_fd)
+        if written:
+            self.summary = merged([self.summary, json.loads(written)])
+
+
+def _relay(stream: IO[bytes] | None, take: Callable[[bytes], None]) -> threading.Thread:
+    """Pass every line on until the stream ends, from a thread; a reader that has gone must not stop the writer."""
+    assert stream is not None
+
+    def lines() -> None:
+        with stream:
+            while line := stream.readline(_LINE_BYTES_MAX):
+                with suppress(OSError, ValueError):
+                    take(line)
+
+    reader = threading.Thread(target=lines, daemon=True)
+    reader.start()
+    return reader
+
+
+def _to_stdout(line: bytes) -> None:
+    """Bytes as they came: what a handler prints need not be UTF-8. Whole lines, so that members do not cut each other's."""
+    if sys.stdout is not None:
+        with _writing:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
 
 
 class Supervisor:
@@ -211,7 +226,7 @@ def run(
             else {"PIPELINE_METRICS__PORT": str(port + number), "PIPELINE_METRICS__HOST": "127.0.0.1"}
         )
         # What comes last counts.
-        command = [sys.executable, "-m", f"pipeline.{door}", *sys.argv[1:], *name, "--processes", "1", "--json"]
+        command = [sys.executable, "-m", f"pipeline.{door}", *sys.argv[1:], *name, "--processes", "1"]
         members.append(Member(number, command, own, once=until_end))
     supervisor = Supervisor(members)
 

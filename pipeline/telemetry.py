@@ -2,11 +2,12 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -37,12 +38,19 @@ def say(line: str) -> None:
     sys.stderr.write(one_message(line) + "\n")
 
 
-def result(text: str, values: Mapping[str, Any] | list[Any], *, as_json: bool) -> None:
-    """The result on stdout: text for a person, or exactly one line of JSON; no character of either acts on a terminal."""
+def result(text: str, values: Mapping[str, Any] | list[Any], *, as_json: bool, fd: int | None = None) -> None:
+    """The result on stdout: text for a person, or exactly one line of JSON; no character of either acts on a terminal.
+
+    With `fd`, JSON into that pipe alone.
+    """
+    line = json.dumps(values, ensure_ascii=False, default=str) if as_json or fd is not None else text
+    if fd is not None:
+        with suppress(OSError):  # a supervisor that has died reads no result
+            os.write(fd, line.encode())
+        return
     if sys.stdout is None:
         raise PipelineError("The result cannot be written: standard output is closed.")
-    shown = visible_json(json.dumps(values, ensure_ascii=False, default=str)) if as_json else visible_lines(text)
-    sys.stdout.write(shown + "\n")
+    sys.stdout.write((visible_json(line) if as_json else visible_lines(text)) + "\n")
     sys.stdout.flush()
 
 
