@@ -1,8 +1,13 @@
-"""What all commands look like."""
+"""What all commands look like, and how they begin."""
 
 from typing import Any
 
-import typer
+from pipeline.first_process import become_a_child_of_process_1
+
+# Before anything that takes time is loaded: until then process 1 is deaf to signals.
+become_a_child_of_process_1()
+
+import typer  # noqa: E402
 
 # Wider than click's own 80, where the terminal is: what a command does in one line is not cut.
 _COLUMNS_MAX = 120

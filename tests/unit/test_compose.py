@@ -69,6 +69,26 @@ def test_the_image_takes_only_hashed_packages_and_does_not_run_as_root():
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", DOCKERFILE, re.MULTILINE)
 
 
+def test_the_image_keeps_what_it_writes_in_a_folder_of_its_user_and_can_be_read_by_it():
+    user = re.search(r"^USER (\d+):\1$", DOCKERFILE, re.MULTILINE)
+    assert user
+    assert f"install -d -o {user[1]} -g {user[1]} /data" in DOCKERFILE
+    assert "PIPELINE_STORE__URL=sqlite:////data/orders.db" in DOCKERFILE
+    # COPY keeps the modes of the checkout: with umask 077 nobody else could read it.
+    assert re.search(r"^RUN .*chmod -R a\+rX /app$", DOCKERFILE, re.MULTILINE)
+    assert not re.search(r"^COPY (?!--from=build)", DOCKERFILE.split("\nFROM ")[-1], re.MULTILINE)
+
+
+def test_kafkas_health_check_starts_no_jvm_and_no_start_leaves_nameless_volumes():
+    kafka = services()["kafka"]
+    assert '["CMD", "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/19092"]' in kafka
+    assert "tmpfs: [/etc/kafka/secrets, /mnt/shared/config]" in kafka
+
+
+def test_one_shot_commands_have_an_init():
+    assert "\n  init: true\n" in TEXT.split("\nservices:")[0]
+
+
 def test_the_settings_for_the_host_are_accepted_and_name_the_published_ports(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, value in HOST_ENV.items():
