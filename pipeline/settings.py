@@ -7,18 +7,18 @@ setting has, and lists all that is wrong at once. `Settings()` alone holds the d
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from pipeline.core import client_properties
+from pipeline.core import addresses, client_properties
 from pipeline.core.retry import duration, short, topic_name
 from pipeline.errors import SettingsRefused
 from pipeline.sources import EXTRA, Given, build, expanded, names, read, shown, written
 
+is_loopback = addresses.is_loopback
 MASK = "••••"
 NO_TIERS = "none"
 TIERS_MAX = 8
@@ -200,9 +200,10 @@ class Topics(_Section):
 
 
 class Store(_Section):
-    """Where worked-off orders land; a secret, for the URL may hold a password."""
+    """Where processed orders land (a secret, for the URL may hold a password), and how long its server may be silent."""
 
     url: Annotated[SecretStr, AfterValidator(_store_url)] = SecretStr("sqlite:///orders.db")
+    timeout_s: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=600, allow_inf_nan=False)] = 15
 
 
 class Forward(_Section):
@@ -420,11 +421,3 @@ def _registry(registry: Registry, say: Say) -> Iterator[Contradiction]:
 def _missing(name: str, path: Path, say: Say) -> Iterator[Contradiction]:
     if not path.exists():
         yield (name,), f"{say(name)}: there is no such file ({path.absolute()})"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that host, or is it."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

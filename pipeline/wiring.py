@@ -194,7 +194,7 @@ def order_store(settings: Settings) -> "OrderStore":
     """The order store of the settings, to read from. The caller closes it."""
     from pipeline.sinks.sql import OrderStore  # noqa: PLC0415  # see _handler
 
-    return OrderStore(settings.store.url.get_secret_value())
+    return OrderStore(settings.store.url.get_secret_value(), settings.store.timeout_s)
 
 
 @contextmanager
@@ -518,7 +518,7 @@ def _handler(settings: Settings, reference: str | None) -> Iterator[tuple[Handle
         return
     from pipeline.sinks.sql import OrderStore, StoreOrders  # noqa: PLC0415  # a handler of the user's needs no SQLAlchemy
 
-    store = OrderStore(settings.store.url.get_secret_value())
+    store = OrderStore(settings.store.url.get_secret_value(), settings.store.timeout_s)
     try:
         yield adapt(StoreOrders(store), "the order store"), store.inspect
     finally:

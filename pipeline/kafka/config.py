@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import IO, Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, cimpl
 
@@ -164,7 +164,7 @@ def scopes() -> Mapping[str, str]:
     try:
         library, libc = ctypes.CDLL(cimpl.__file__), ctypes.CDLL(None)
         libc.fdopen.restype = ctypes.c_void_p
-        with tempfile.TemporaryFile() as table:
+        with _scratch() as table:
             stream = ctypes.c_void_p(libc.fdopen(os.dup(table.fileno()), b"w"))
             library.rd_kafka_conf_properties_show(stream)
             libc.fclose(stream)
@@ -174,3 +174,8 @@ def scopes() -> Mapping[str, str]:
         return {}
     rows = (re.match(r"(\S+)\s+\|\s+([PC*])\s+\|", line) for line in lines)
     return {row[1]: row[2] for row in rows if row}
+
+
+def _scratch() -> IO[bytes]:
+    """A file of no folder where there is such a thing: a container may have none to write to."""
+    return os.fdopen(os.memfd_create("properties"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()

@@ -12,7 +12,6 @@ from decimal import Decimal
 from functools import cache, partial
 from itertools import chain
 from typing import Any
-from urllib.parse import unquote
 
 from sqlalchemy import (
     BigInteger,
@@ -25,35 +24,23 @@ from sqlalchemy import (
     String,
     Table,
     and_,
-    create_engine,
-    event,
     false,
     inspect,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Dialect, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DatabaseError,
-    DataError,
-    IntegrityError,
-    InterfaceError,
-    NoSuchModuleError,
-    OperationalError,
-    SQLAlchemyError,
-)
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import TypeDecorator
 
 from pipeline.core.record import Record
 from pipeline.errors import HandlerFailed, Reject, SettingsRefused, SinkRefused, SinkUnavailable
 from pipeline.orders import OrderPlaced, refuse_unsellable
+from pipeline.sinks import database_errors, sqlite_file
+from pipeline.sinks.database_errors import Meaning, Said
+from pipeline.sinks.engine import engine_for, where
 
-# What a wait does not mend: the path cannot be opened or written to, the file is no database, the table is of another shape.
-_SQLITE_REFUSALS = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _INSERTS: dict[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
-# Parameters by their place: a tuple for each row is the least there can be.
-_PARAMSTYLES = {"postgresql": "format", "sqlite": "qmark"}
 _PENNY = Decimal("0.01")
 # As SQLAlchemy writes it and reads it back; `isoformat` takes twice as long, most of it for the zone.
 _SQLITE_TIME = "%04d-%02d-%02d %02d:%02d:%02d.%06d"
@@ -101,14 +88,12 @@ orders = Table(
 class OrderStore:
     """The table `orders` behind a SQLAlchemy URL, SQLite or PostgreSQL; made if absent."""
 
-    def __init__(self, url: str) -> None:
-        parsed = _parse(url)
-        self._where = parsed.render_as_string(hide_password=True)
+    def __init__(self, url: str, silence_s: float = 15) -> None:
+        """Nothing is connected yet. A server that says nothing for `silence_s` seconds counts as away."""
+        self.engine: Engine = engine_for(url, silence_s)
+        self._where = where(self.engine)
         self._ready = False
-        backend = parsed.get_backend_name()
-        self.engine: Engine = create_engine(parsed, pool_pre_ping=backend != "sqlite", paramstyle=_PARAMSTYLES[backend])
-        if backend == "sqlite":
-            event.listen(self.engine, "connect", _tune_sqlite)
+        backend = self.engine.dialect.name
         insert = _INSERTS[backend](orders)
         upsert = str(_on_conflict(insert).compile(self.engine, column_keys=list(orders.c.keys())))
         self._statements = (
@@ -122,19 +107,20 @@ class OrderStore:
     def inspect(self) -> None:
         """Make the table if it is absent, and refuse a store that could never take a row: `SettingsRefused`.
 
-        Raises `SinkUnavailable` when the database does not answer.
+        Raises `SinkUnavailable` when the database does not answer, or takes nothing now.
         """
         try:
             try:
                 extra = self._try_out()
-            except DatabaseError:
+            except SQLAlchemyError as error:
+                if database_errors.read(error).meaning is Meaning.OUTAGE:
+                    raise
                 extra = self._try_out()  # another worker may have made the table at the same moment
-        except (OperationalError, InterfaceError) as error:
-            if _sqlite_code(error) not in _SQLITE_REFUSALS:
-                raise self._unavailable(error) from error
-            raise self._refused(error.orig) from error
         except SQLAlchemyError as error:
-            raise self._refused(getattr(error, "orig", error)) from error
+            said = database_errors.read(error)
+            if said.meaning is Meaning.OUTAGE and not database_errors.is_hopeless(error):
+                raise self._unavailable(said) from said.cause
+            raise self._refused(said.words) from said.cause
         if extra:
             raise self._refused(f"its table orders asks for {', '.join(extra)}, which no order has")
 
@@ -150,10 +136,12 @@ class OrderStore:
                 and not (column["nullable"] or column["default"] or column.get("identity") or column.get("computed"))
             ]
 
-    def _unavailable(self, error: OperationalError | InterfaceError) -> SinkUnavailable:
-        return SinkUnavailable(f"The store {self._where} does not answer: {error.orig}.")
+    def _unavailable(self, said: Said) -> SinkUnavailable:
+        # A server that was made read-only, or a standby by now, stays that to a connection that is kept.
+        self.engine.dispose()
+        return SinkUnavailable(f"The store {self._where} does not answer, or takes nothing now: {said.words}.")
 
-    def _refused(self, why: object) -> SettingsRefused:
+    def _refused(self, why: str) -> SettingsRefused:
         return SettingsRefused(
             f"The store {self._where} can take no order: {why}. Name another one with PIPELINE_STORE__URL, or mend this "
             "one: a database that this user may write to, its table orders as the pipeline makes it (or none yet)."
@@ -162,8 +150,8 @@ class OrderStore:
     def upsert(self, pairs: Iterable[tuple[OrderPlaced, Record]]) -> None:
         """Store all of them or none, in one database transaction.
 
-        Raises `SinkUnavailable` when the database does not answer, `SinkRefused` when it refuses the data of one, and
-        `HandlerFailed` (which stops the worker) when it refuses the statement itself.
+        Raises `SinkUnavailable` when the database does not answer, takes nothing now, or its file is gone; `SinkRefused`
+        when it refuses the data of one; and `HandlerFailed` (which stops the worker) when it refuses the statement itself.
         """
         rows = [self._row(order, record) for order, record in _one_row_per_order(pairs)]
         if not rows:
@@ -174,14 +162,13 @@ class OrderStore:
                     orders.create(connection, checkfirst=True)
                 for statement, values in self._statements(rows):
                     connection.exec_driver_sql(statement, values)
-        except (OperationalError, InterfaceError) as error:
-            if _sqlite_code(error) == sqlite3.SQLITE_ERROR:
-                raise self._used_wrongly(error) from error
-            raise self._unavailable(error) from error
-        except (DataError, IntegrityError) as error:
-            raise SinkRefused(f"The store refuses the data: {error.orig}") from error
+                file = connection.connection.dbapi_connection
+                self._require_in_place(file, connection)
         except SQLAlchemyError as error:
-            raise self._used_wrongly(error) from error
+            said = database_errors.read(error)
+            raise self._failed(said, f"of {len(rows)} orders") from said.cause
+        # Its file may have gone while it was committed. Done again, in the one that is there now, it changes nothing.
+        self._require_in_place(file)
         self._ready = True
 
     def get(self, order_id: str) -> OrderPlaced | None:
@@ -191,20 +178,50 @@ class OrderStore:
         fields = [orders.c[name] for name in OrderPlaced.model_fields]
         try:
             with self.engine.connect() as connection:
+                self._require_in_place(connection.connection.dbapi_connection, connection)
                 if not self._ready and not inspect(connection).has_table(orders.name):
                     return None
                 row = connection.execute(select(*fields).where(orders.c.order_id == order_id)).mappings().one_or_none()
-        except (OperationalError, InterfaceError) as error:
-            raise self._unavailable(error) from error
         except SQLAlchemyError as error:
-            raise self._used_wrongly(error) from error
+            said = database_errors.read(error)
+            raise self._failed(said, "asked for an order") from said.cause
         self._ready = True
         return None if row is None else OrderPlaced.model_construct(**row)
 
-    def _used_wrongly(self, error: SQLAlchemyError) -> HandlerFailed:
+    def _require_in_place(self, file: object, using: Connection | None = None) -> None:
+        """Raise when the file that a connection writes to was removed, moved or replaced; it is given up then."""
+        if not isinstance(file, sqlite_file.Connection):
+            return
+        try:
+            gone = file.gone()
+        except OSError as error:
+            raise SinkUnavailable(
+                f"The file of the store {self._where} cannot be looked at: {error.strerror}."
+            ) from error
+        if gone is None:
+            return
+        self._ready = False
+        if using is not None:
+            using.invalidate()
+        self.engine.dispose()
+        if gone.reopen:
+            raise SinkUnavailable(
+                f"The file of the store {self._where} is gone: {gone.what}. What was in it is not there any more; the store "
+                "goes on in a new file of that name, or in the one that is there now."
+            )
+        raise HandlerFailed(
+            f"The store {self._where} is gone: {gone.what}. Is a volume not mounted? Nothing more is stored, and nothing "
+            "committed that was not. Put it back and start again; started without it, the store begins empty."
+        )
+
+    def _failed(self, said: Said, what: str) -> Exception:
+        if said.meaning is Meaning.OUTAGE:
+            return self._unavailable(said)
+        if said.meaning is Meaning.DATA:
+            return SinkRefused(f"The store {self._where} refuses the data {what}: {said.words}")
         return HandlerFailed(
-            f"The store {self._where} was used wrongly: {error}. That is a bug, or a table of another shape: mend it "
-            "and start again. Nothing is skipped."
+            f"The store {self._where}, {what}, was used wrongly: {said.words}. That is a bug, a right that this user lacks, "
+            "or a table of another shape: mend it and start again. Nothing is skipped."
         )
 
     def close(self) -> None:
@@ -275,12 +292,6 @@ def _on_conflict(insert: Any) -> Any:
     )
 
 
-def _sqlite_code(error: OperationalError | InterfaceError) -> int | None:
-    """SQLite's own code of the failure, without its finer distinctions; its driver calls too much operational."""
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    return None if code is None else int(code) & 0xFF
-
-
 def _one_row_per_order(pairs: Iterable[tuple[OrderPlaced, Record]]) -> Iterable[tuple[OrderPlaced, Record]]:
     """One statement must not touch a row twice (PostgreSQL refuses it): settle the batch here as the table would."""
     kept: dict[str, tuple[OrderPlaced, Record]] = {}
@@ -310,49 +321,3 @@ def _sqlite_row(order: OrderPlaced, record: Record) -> tuple[Any, ...]:
     day = moment.year, moment.month, moment.day
     written = _SQLITE_TIME % (*day, moment.hour, moment.minute, moment.second, moment.microsecond)
     return order.order_id, order.customer_id, str(amount), written, record.partition, record.offset
-
-
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise SettingsRefused(
-            "PIPELINE_STORE__URL is no database URL. "
-            "Write sqlite:///orders.db or postgresql+psycopg://user@host/database."
-        ) from error
-    except ModuleNotFoundError as error:
-        raise SettingsRefused(
-            f"PIPELINE_STORE__URL needs the driver {error.name}: pip install 'orders-pipeline[postgres]', "
-            "and write postgresql+psycopg://user@host/database."
-        ) from error
-    if parsed.get_backend_name() not in _INSERTS:
-        raise SettingsRefused(
-            f"PIPELINE_STORE__URL names {parsed.get_backend_name()}; the store runs on postgresql or sqlite."
-        )
-    if parsed.get_backend_name() == "sqlite" and _is_in_memory(parsed):
-        raise SettingsRefused(
-            "PIPELINE_STORE__URL names no file: what is stored in memory is lost with the worker, while its offsets stay "
-            "committed. Write sqlite:///orders.db."
-        )
-    return parsed
-
-
-def _is_in_memory(sqlite_url: URL) -> bool:
-    name = unquote(sqlite_url.database or "").removeprefix("file:").partition("?")
-    query = f"{name[2]}&{sqlite_url.query}"
-    return name[0] in {"", ":memory:"} or "memory" in query or "memdb" in query
-
-
-def _tune_sqlite(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    # Of a new file. Orders come in no order of their keys: a long list finds more of its rows on each page that it writes.
-    cursor.execute("PRAGMA page_size=8192")
-    # Readers do not block the writer; every commit is on disk before its offset is.
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    # Pages that many commits touch are carried over once in 64 MB of log, not in 8.
-    cursor.execute("PRAGMA wal_autocheckpoint=8000")
-    # Of a table that is larger than 2 MB, nearly every order would find its page outside of the default cache.
-    cursor.execute("PRAGMA cache_size=-16000")
-    cursor.close()

@@ -417,6 +417,19 @@ def test_database_down_is_waited_for_and_nothing_becomes_a_letter(pipe: Pipe) ->
     assert (ended.code, ended.json["handled"], ended.json["dead_lettered"]) == (0, 5, 0)
 
 
+def test_store_removed_under_a_worker_is_begun_anew_and_no_order_after_that_is_lost(pipe: Pipe) -> None:
+    worker = pipe.start("consume", "--json")
+    pipe.produce([order(n) for n in range(5)])
+    wait_until(lambda: pipe.lag() == 0, "the first orders stored")
+    for each in list(pipe.store.parent.glob(f"{pipe.store.name}*")):
+        each.unlink()
+    pipe.produce([order(n) for n in range(5, 10)])
+    worker.wait_for_line("was removed or moved")
+    wait_until(lambda: pipe.lag() == 0, "the other orders stored")
+    assert len(stored(pipe)) == 5
+    assert worker.end().code == 0
+
+
 def test_store_of_another_shape_is_refused_before_the_group_is_joined(pipe: Pipe) -> None:
     pipe.produce([order(0)])
     with sqlite3.connect(pipe.store) as connection:

@@ -1,6 +1,9 @@
 """The order store on SQLite and on a real PostgreSQL server of its own."""
 
+import socket
 import sqlite3
+import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
@@ -280,3 +283,139 @@ def test_two_workers_that_make_the_table_at_once_are_both_content(store: OrderSt
         list(pool.map(OrderStore.inspect, workers))
     for worker in workers:
         worker.close()
+
+
+REFUSALS = {
+    "a value too long": ["ALTER TABLE orders ALTER COLUMN customer_id TYPE VARCHAR(3)"],
+    "a check": ["ALTER TABLE orders ADD CONSTRAINT short CHECK (length(customer_id) < 10)"],
+    "a column that wants more": ["ALTER TABLE orders ADD COLUMN shop VARCHAR NOT NULL"],
+    "a row that is there": [
+        "CREATE UNIQUE INDEX one_customer ON orders (customer_id)",
+        "INSERT INTO orders VALUES ('B', 'Jane Doe, 1 Main St', 1, now(), 0, 0)",
+    ],
+    "a number too large": ["ALTER TABLE orders ALTER COLUMN amount TYPE NUMERIC(3, 2)"],
+    "a trigger that quotes the row": [
+        (
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger AS "
+            "$$ BEGIN RAISE EXCEPTION 'no % here', NEW.customer_id; END $$ LANGUAGE plpgsql"
+        ),
+        "CREATE TRIGGER refuse BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ],
+}
+WRONG_SHAPES = {
+    "a column dropped": ["ALTER TABLE orders DROP COLUMN customer_id"],
+    "a table dropped": ["DROP TABLE orders"],
+    "an assertion that quotes the row": [
+        (
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger AS "
+            "$$ BEGIN ASSERT false, NEW.customer_id; END $$ LANGUAGE plpgsql"
+        ),
+        "CREATE TRIGGER refuse BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("statements", "kind"),
+    [(REFUSALS[each], SinkRefused) for each in REFUSALS]
+    + [(WRONG_SHAPES[each], HandlerFailed) for each in WRONG_SHAPES],
+    ids=[*REFUSALS, *WRONG_SHAPES],
+)
+def test_nothing_of_a_row_is_in_what_is_said_of_its_refusal(
+    postgres: str, statements: list[str], kind: type[Exception]
+) -> None:
+    store = OrderStore(postgres)
+    with store.engine.begin() as connection:
+        connection.execute(text("DROP TABLE IF EXISTS orders"))
+    store.upsert([(order("C"), at(0))])
+    with store.engine.begin() as connection:
+        connection.execute(text("DELETE FROM orders"))
+        for statement in statements:
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+    batch = [(order(f"A-{n}", customer_id=f"Jane Doe, {n} Main St", amount="139.12"), at(n)) for n in range(1, 4)]
+    try:
+        with pytest.raises(kind) as refused:
+            store.upsert(batch)
+        shown = "".join(traceback.format_exception(refused.value))
+        assert not [word for word in ("Jane", "139.12", "INSERT INTO", "parameters") if word in shown]
+        assert "of 3 orders" in str(refused.value)
+    finally:
+        with store.engine.begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS orders"))
+        store.close()
+
+
+def test_database_that_was_made_read_only_is_waited_for_and_written_to_once_it_is_not(postgres: str) -> None:
+    store, admin = OrderStore(postgres), OrderStore(postgres)
+    store.inspect()
+    store.upsert([(order("A-1"), at(1))])
+    name = store.engine.url.database
+    with admin.engine.begin() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    store.engine.dispose()
+    try:
+        for write in (lambda: store.upsert([(order("A-2"), at(2))]), store.inspect):
+            with pytest.raises(SinkUnavailable, match="read-only transaction"):
+                write()
+        assert store.get("A-1") is not None
+    finally:
+        with admin.engine.begin() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+    # The connection that is kept still has it: it must not be the next one's.
+    with pytest.raises(SinkUnavailable):
+        store.upsert([(order("A-2"), at(2))])
+    store.upsert([(order("A-2"), at(2))])
+    assert store.get("A-2") is not None
+    store.close()
+    admin.close()
+
+
+def test_server_that_accepts_and_is_silent_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sinks.postgres.CONNECT_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = OrderStore(f"postgresql+psycopg://u:s3cret@127.0.0.1:{silent.getsockname()[1]}/orders")
+        for ask in (lambda: store.upsert([(order(), at(0))]), store.inspect, lambda: store.get("A-1")):
+            began = time.monotonic()
+            with pytest.raises(SinkUnavailable, match="timeout expired") as outage:
+                ask()
+            assert time.monotonic() - began < 10
+            assert "s3cret" not in str(outage.value)
+
+
+def test_server_that_falls_silent_is_given_up_on_and_nothing_of_it_goes_on(postgres: str) -> None:
+    store, other = OrderStore(postgres, 1), OrderStore(postgres)
+    store.upsert([(order("A-1"), at(1))])
+    with other.engine.begin() as connection:
+        connection.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
+        began = time.monotonic()
+        with pytest.raises(SinkUnavailable, match="no word from the server for 1 s"):
+            store.upsert([(order("A-2"), at(2))])
+        assert time.monotonic() - began < 10
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        deadline = time.monotonic() + 30
+        while connection.execute(waiting).scalar():
+            assert time.monotonic() < deadline
+    store.upsert([(order("A-2"), at(2))])
+    assert store.get("A-2") is not None
+    store.close()
+    other.close()
+
+
+def test_long_transaction_in_which_the_server_goes_on_answering_is_not_cut_off(postgres: str) -> None:
+    store = OrderStore(postgres, 2)
+    store.inspect()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE OR REPLACE FUNCTION slow() RETURNS trigger AS "
+            "$$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$ LANGUAGE plpgsql"
+        )
+        connection.exec_driver_sql("CREATE TRIGGER slow BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION slow()")
+    try:
+        began = time.monotonic()
+        store.upsert([(order(f"S-{number}"), at(number)) for number in range(4000)])
+        assert time.monotonic() - began > 2
+        assert store.get("S-3999") is not None
+    finally:
+        with store.engine.begin() as connection:
+            connection.execute(text("DROP TABLE orders"))
+        store.close()
