@@ -160,6 +160,7 @@ class Consume(_Section):
     concurrency: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 1
     batch: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 10_000
     crash_limit: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1000), AfterValidator(_crash_limit)] = 3
+    careful_s: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=86_400, allow_inf_nan=False)] = 60
 
 
 class Retry(_Section):

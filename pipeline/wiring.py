@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -250,6 +251,8 @@ def consume(
             jitter=random.random,
             keep_order=settings.retry.keep_order,
             crash_limit=settings.consume.crash_limit,
+            careful_s=settings.consume.careful_s,
+            life=secrets.token_hex(8),
             seen=seen or consume_report(telemetry.say, verbose=verbose),
             until=ends,
         )

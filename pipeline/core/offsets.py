@@ -9,7 +9,7 @@ to the offset that is committed with them, so that they are not worked off again
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Kafka's own limit (offset.metadata.max.bytes); a commit with more is refused whole.
 METADATA_BYTES_MAX = 4096
@@ -17,6 +17,9 @@ METADATA_BYTES_MAX = 4096
 _RUNS_BYTES_MAX = (METADATA_BYTES_MAX - 128) * 3 // 4
 # Two numbers of 63 bits; what is longer is no words of ours, and would not fit beside the runs.
 _SUSPECT_CHARACTERS_MAX = 40
+# The other suspects: what does not fit is not named. Runs that are not crowded fit beside them.
+_OTHERS_CHARACTERS_MAX = 700
+_OWNER_CHARACTERS_MAX = 32
 # From here on nothing new is read from the partition, so that the runs never have to be cut.
 _CROWDED_BYTES = _RUNS_BYTES_MAX * 3 // 4
 _VERSION = "1"
@@ -29,35 +32,70 @@ class Note:
     """What is committed beside an offset.
 
     `done` are runs [first, last) of offsets above it that are done already. `clean` says that the worker stopped in good
-    order; without it the next one takes care. `suspect` is the offset that was in hand in that care, the `tries`th time.
+    order; without it the next one takes care, unless it is the `owner` itself, by a name that no other process ever has.
+    `suspect` is an offset that was in flight in that care, the `tries`th time; `others` are more of them, each with its
+    tries.
     """
 
     clean: bool = True
     done: tuple[Run, ...] = ()
     suspect: int | None = None
     tries: int = 0
+    others: tuple[tuple[int, int], ...] = ()
+    owner: str = ""
+
+    @property
+    def suspects(self) -> tuple[tuple[int, int], ...]:
+        """All of them, each with its tries."""
+        return () if self.suspect is None else ((self.suspect, self.tries), *self.others)
+
+    def naming(self, suspects: Sequence[tuple[int, int]]) -> "Note":
+        """The same with these suspects."""
+        first, *others = suspects or ((None, 0),)
+        return replace(self, suspect=first[0], tries=first[1], others=tuple(others))
 
     def text(self, offset: int) -> str:
         """As committed, at most `METADATA_BYTES_MAX` bytes; runs that do not fit are left out, and so done again."""
-        state = "stopped" if self.clean else "running"
+        state = "stopped" if self.clean else f"running:{self.owner}" if self.owner else "running"
         suspect = "" if self.suspect is None else f"{self.suspect}x{self.tries}"
-        runs = urlsafe_b64encode(_packed(offset, self.done)[:_RUNS_BYTES_MAX]).decode()
-        return ";".join((_VERSION, str(offset), state, suspect, runs))
+        others = self._others_text()
+        room = _RUNS_BYTES_MAX - len(others) * 3 // 4 - 3 if others else _RUNS_BYTES_MAX
+        runs = urlsafe_b64encode(_packed(offset, self.done, room)).decode()
+        return ";".join((_VERSION, str(offset), state, suspect, runs, *([others] if others else ())))
+
+    def _others_text(self) -> str:
+        words, length = [], 0
+        for offset, tries in self.others:
+            words.append(f"{offset - (self.suspect or 0):+}x{tries}")
+            length += len(words[-1]) + 1
+            if length > _OTHERS_CHARACTERS_MAX:
+                words.pop()
+                break
+        return ",".join(words)
 
 
 def read_note(text: str | None, offset: int) -> Note:
     """The note that was committed with `offset`; an empty one where there is none, or it is another's or of another one."""
     parts = (text or "").split(";")
-    if len(parts) != 5 or parts[0] != _VERSION or parts[1] != str(offset):  # noqa: PLR2004  # as `Note.text` writes
+    if len(parts) not in {5, 6} or parts[0] != _VERSION or parts[1] != str(offset):
         return Note()
     suspect, _, tries = parts[3].partition("x")
-    if len(parts[3]) > _SUSPECT_CHARACTERS_MAX:
+    if len(parts[3]) > _SUSPECT_CHARACTERS_MAX or len("".join(parts[5:])) > _OTHERS_CHARACTERS_MAX:
         return Note()
+    state, _, owner = parts[2].partition(":")
     try:
         done = tuple(_unpacked(offset, urlsafe_b64decode(parts[4])))
-        return Note(parts[2] == "stopped", done, int(suspect) if suspect else None, int(tries or 0))
+        first = int(suspect) if suspect else None
+        others = tuple(_others(first or 0, parts[5])) if len(parts) > 5 else ()  # noqa: PLR2004
+        return Note(state == "stopped", done, first, int(tries or 0), others, owner[:_OWNER_CHARACTERS_MAX])
     except (ValueError, NotBase64):
         return Note()
+
+
+def _others(first: int, text: str) -> Iterator[tuple[int, int]]:
+    for word in text.split(","):
+        gap, _, tries = word.partition("x")
+        yield first + int(gap), int(tries)
 
 
 class Progress:
@@ -138,13 +176,13 @@ class Progress:
         )
 
 
-def _packed(offset: int, runs: Iterable[Run]) -> bytes:
+def _packed(offset: int, runs: Iterable[Run], room: int = _RUNS_BYTES_MAX) -> bytes:
     """Gaps and lengths in turn, each as a varint, as far as whole pairs fit."""
     packed = bytearray()
     at = offset
     for first, last in runs:
         pair = _varint(first - at) + _varint(last - first)
-        if len(packed) + len(pair) > _RUNS_BYTES_MAX:
+        if len(packed) + len(pair) > room:
             break
         packed += pair
         at = last

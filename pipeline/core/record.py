@@ -1,6 +1,6 @@
 """A record as it was read: bytes and where they lay. It knows no schema and no client library."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -38,6 +38,21 @@ class Record(NamedTuple):
     def where(self) -> str:
         """Its coordinates as people write them: `orders.v1 [3] @ 42`."""
         return f"{self.topic} [{self.partition}] @ {self.offset}"
+
+
+def listed(partitions: Iterable[TopicPartition]) -> str:
+    """Partitions as people write them, by topic: `orders.v1 [0-2, 5]`."""
+    by_topic: dict[str, list[list[int]]] = {}
+    for topic, partition in sorted(set(partitions)):
+        spans = by_topic.setdefault(topic, [])
+        if spans and spans[-1][1] == partition - 1:
+            spans[-1][1] = partition
+        else:
+            spans.append([partition, partition])
+    return ", ".join(
+        f"{topic} [{', '.join(str(first) if first == last else f'{first}-{last}' for first, last in spans)}]"
+        for topic, spans in by_topic.items()
+    )
 
 
 # A record's parts by their place, for thousands at once: topic and partition, offset, value.

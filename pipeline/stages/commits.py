@@ -108,11 +108,11 @@ class Commits:
                 return
             self._source.poll(1, LAST_COMMIT_POLL_S)
 
-    def now(self, stream: Stream) -> None:
-        """Commit this one before going on. Raises `Unavailable` and `MembershipLost`."""
-        commit = stream.commit(clean=False)
-        self._source.commit_now({stream.where: commit})
-        stream.committed = commit
+    def now(self, streams: Sequence[Stream]) -> None:
+        """Commit these before going on. Raises `Unavailable` and `MembershipLost`."""
+        commits = {stream.where: stream.commit(clean=False) for stream in streams}
+        self._source.commit_now(commits)
+        self._note(commits)
 
     def _ask(self, ends_clean: Callable[[Stream], bool]) -> None:
         self.dirty = False

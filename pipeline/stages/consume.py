@@ -36,7 +36,7 @@ from pipeline.errors import (
 )
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.back_off import BackOff
-from pipeline.stages.care import Care
+from pipeline.stages.care import CAREFUL_S, Care
 from pipeline.stages.commits import Commits
 from pipeline.stages.crew import Crew, Done
 from pipeline.stages.handlers import Handler
@@ -85,9 +85,10 @@ class Consume:
     """One worker of a group. `run` is the stage; everything it touches comes in by the constructor.
 
     `topics` are the source and then the retry topics of `policy.tiers`. `clock` gives seconds that never go back, `now_ms`
-    milliseconds since 1970, `jitter` random numbers in [0, 1). `seen` is told of every settled record, and of why it was
-    given up or parked, if it was. `until` names the offset of each partition at which to stop. `crash_limit` is how many
-    deaths with it in hand a record is granted, 0 for any number.
+    milliseconds since 1970, `jitter` random numbers in [0, 1). `life` is a name that no other worker ever has, nor this one
+    after a restart; `careful_s` bounds how long it takes care after another one died. `seen` is told of every settled record,
+    and of why it was given up or parked, if it was. `until` names the offset of each partition at which to stop.
+    `crash_limit` is how many deaths with it in hand a record is granted, 0 for any number.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class Consume:
         jitter: Callable[[], float],
         keep_order: bool = True,
         crash_limit: int = 3,
+        careful_s: float = CAREFUL_S,
+        life: str = "",
         seen: Callable[[Record, Failure | None], None] | None = None,
         until: Mapping[TopicPartition, int] | None = None,
     ) -> None:
@@ -126,7 +129,7 @@ class Consume:
         self._lanes: Lanes[Work] = Lanes()
         self._straight = Straight(self._work_of)
         self._in_hand: Run | None = None
-        self._partitions = Partitions(topics, log, clock, together=keep_order)
+        self._partitions = Partitions(topics, log, clock, together=keep_order, owner=life)
         # While every hand has a list, one more gets ready.
         self._room = Room((crew.room + 1) * crew.list_max, self._partitions, clock)
         self._numbers = 0
@@ -145,7 +148,7 @@ class Consume:
         self.totals = Totals()
         self._source = source(self)
         self._commits = Commits(self._source, self._partitions, clock, self._broker_outage, self._count_committed)
-        self._care = Care(crash_limit, self._commits, self._partitions, clock, self._broker_outage)
+        self._care = Care(crash_limit, self._commits, self._partitions, clock, self._broker_outage, careful_s)
 
     # --- the loop
 
@@ -372,8 +375,14 @@ class Consume:
                 self._collect(HAND_OVER_S)
             return
         self._lanes.wake(now)
-        while now >= self._not_before and self._crew.room > 0 and not (self._care and self._lanes.in_hand):
-            taken = self._lanes.take(1 if self._care else self._crew.list_max)
+        if self._care:
+            self._dispatch_carefully(now)
+        else:
+            self._dispatch_lanes(now)
+
+    def _dispatch_lanes(self, now: float) -> None:
+        while now >= self._not_before and self._crew.room > 0:
+            taken = self._lanes.take(self._crew.list_max)
             if not taken:
                 return
             ready: list[Work] = []
@@ -393,15 +402,43 @@ class Consume:
             if ready:
                 self._crew.submit(ready)
 
+    def _dispatch_carefully(self, now: float) -> None:
+        """After a death: what runs is named before, several in one commit; a suspect runs alone."""
+        self._care.look()
+        chosen: list[Work] = []
+        while now >= self._not_before and self._crew.room > len(chosen) and (taken := self._lanes.take(1)):
+            [(_, work)] = taken
+            work.due = 0.0
+            tier = work.stream.shard.fence.tier_after(work.stream.tier, work.record.key)
+            if tier is not None:
+                self._park(work, tier, None)
+            elif self._care.has_killed(work):
+                self.failures[FailureKind.CRASH_LOOP] += 1
+                self._give_up(work, crash_loop(work.tries))
+            elif self._care.admits(work, [each for each in self._lanes.taken if each is not work], len(self._outbox)):
+                chosen.append(work)
+            else:
+                self._put_back([work])
+                break
+        if chosen and not self._care.name(chosen):
+            self._put_back(chosen)
+            return
+        back: list[Work] = []
+        for work in chosen:
+            next_ = _Next.WAIT if now < self._not_before else self._prepare(work)
+            if next_ is _Next.RUN:
+                self._crew.submit([work])
+            elif next_ is _Next.WAIT:
+                back.append(work)
+        self._put_back(back)
+
     def _prepare(self, work: Work) -> "_Next":
-        """Whether the record may run now: is its key parked, has it killed workers, can it be decoded?"""
+        """Whether the record may run now: is its key parked, can it be decoded?"""
         stream = work.stream
         tier = stream.shard.fence.tier_after(stream.tier, work.record.key)
         if tier is not None:
             self._park(work, tier, None)
             return _Next.AWAY
-        if self._care and (instead := self._go_carefully(work)) is not None:
-            return instead
         try:
             work.event = self._handler.event(self._decoder.decode(work.record.value))
         except RecordError as error:
@@ -428,14 +465,6 @@ class Consume:
         failure = classify(error)
         self.failures[failure.kind] += 1
         self._give_up(work, failure)
-
-    def _go_carefully(self, work: Work) -> "_Next | None":
-        """After a death: None where the record may be touched."""
-        if self._care.has_killed(work):
-            self.failures[FailureKind.CRASH_LOOP] += 1
-            self._give_up(work, crash_loop(work.tries))
-            return _Next.GONE
-        return None if self._care.name(work) else _Next.WAIT
 
     def _look_ahead(self, work: Work) -> None:
         """Let the grace of every unknown schema begin now, not one after the other."""
@@ -473,6 +502,8 @@ class Consume:
         """To the front of their lanes, the last one first."""
         for work in sorted(works, key=_number, reverse=True):
             self._lanes.put_back(work.lane, work, work.due)
+            if self._care.watches:
+                self._care.put_back(work)
 
     def _outcome(self, done: Done) -> "_Next":
         work: Work = done.work
@@ -595,8 +626,8 @@ class Consume:
         self.totals.consumed += 1
         self._commits.settled(1)
         self._look_at_crowd(stream)
-        if self._care:
-            self._care.settled()
+        if self._care.watches:
+            self._care.settled(work)
         if self._seen is not None:
             self._seen(work.record, failure)
 
@@ -718,6 +749,7 @@ class Consume:
         return {
             "in_flight_records": self._unsettled,
             "parked_records": sum(len(shard.fence) for shard in shards),
+            "recovery_mode": float(bool(self._care)),
         }
 
     def counts(self) -> tuple[int, str]:

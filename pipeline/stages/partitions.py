@@ -7,7 +7,7 @@ built from what lies parked. Until then its partitions stay paused. It closes as
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.core.fence import Fence
 from pipeline.core.offsets import Note, Progress, read_note
@@ -43,7 +43,7 @@ class Stream:
         """What to commit of it now."""
         offset = self.progress.committable
         done = self.progress.ahead()
-        note = Note(done=done) if clean else Note(False, done, self.note.suspect, self.note.tries)
+        note = Note(done=done) if clean else replace(self.note, clean=False, done=done)
         return Commit(offset, note.text(offset))
 
 
@@ -63,10 +63,13 @@ class Shard:
 class Partitions:
     """The streams that are open, by topic and partition; `topics` are the source and its retry topics, by delay.
 
-    With `together` false each partition is a shard of its own, and there is no fence.
+    With `together` false each partition is a shard of its own, and there is no fence. `owner` goes into every note.
     """
 
-    def __init__(self, topics: Sequence[str], log: Log, clock: Callable[[], float], *, together: bool) -> None:
+    def __init__(
+        self, topics: Sequence[str], log: Log, clock: Callable[[], float], *, together: bool, owner: str = ""
+    ) -> None:
+        self.owner = owner
         self._tiers = {topic: tier for tier, topic in enumerate(topics)}
         self._log = log
         self._clock = clock
@@ -141,7 +144,9 @@ class Partitions:
                 start = beginnings[where] if offset is None else offset
                 note = Note() if offset is None else read_note(text, start)
                 progress = Progress(start, note.done)
-                streams.append(Stream(where, self._tiers[where.topic], shard, progress, note, note))
+                streams.append(
+                    Stream(where, self._tiers[where.topic], shard, progress, replace(note, owner=self.owner), note)
+                )
         self._build_fences(streams)
         starts = {stream.where: stream.commit(clean=False) for stream in streams}
         if mark:
