@@ -1,7 +1,7 @@
 """`python -m pipeline.local up | down | status | logs | env`: Kafka and a schema registry here, without Docker or Java."""
 
+import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -137,8 +137,8 @@ def logs(
                 f"No log of {server or 'the stack'} in {local.folder}. Names are in: python -m pipeline.local status."
             )
         if follow:
-            subprocess.run(["tail", "-n", str(lines), "-F", *map(str, chosen)], check=False)  # noqa: S607
-            return
+            # In place of this process: whatever ends it, no tail is left behind.
+            os.execvp("tail", ["tail", "-n", str(lines), "-F", *map(str, chosen)])  # noqa: S606, S607
         telemetry.result("\n".join(_end_of(path, lines) for path in chosen), {}, as_json=False)
 
 

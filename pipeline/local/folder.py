@@ -22,7 +22,7 @@ def usable(folder: Path, setting: str) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def alone(folder: Path, say: Callable[[str], None], what: str = "start") -> Iterator[None]:
     """Make the folder, and wait until nobody else is in here with it; the lock goes with the process at the latest."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
@@ -30,7 +30,7 @@ def alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another start is at work in {folder}: waiting for it")
+            say(f"another {what} is at work in {folder}: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:

@@ -70,7 +70,7 @@ class Server:
         command = list(self.command)
         if self.dies_with_parent:
             command = ends_with_parent(command, signal.SIGKILL)
-        with _uninterrupted(), self.log_path.open("ab") as log:
+        with uninterrupted(), self.log_path.open("ab") as log:
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -156,7 +156,7 @@ class Server:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Signals wait until a process that is being started is known: nobody would end it otherwise."""
     if threading.current_thread() is not threading.main_thread():
         yield  # what a signal raises, it raises in the main thread

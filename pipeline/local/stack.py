@@ -23,7 +23,7 @@ from pipeline.local.artifacts import Installed
 from pipeline.local.broker import Broker, name_of, new_cluster_id
 from pipeline.local.folder import usable
 from pipeline.local.ports import Ports, is_free, owner_of
-from pipeline.local.process import Server, started_at
+from pipeline.local.process import Server, started_at, uninterrupted
 
 REGISTRY_HEAP = "-Xmx384m"
 DATA_BYTES_MIN = 200_000_000
@@ -237,10 +237,22 @@ class LocalStack:
         """Of the brokers that have none: a first start that was interrupted may have made that of some of them."""
         cluster_id = next(filter(None, (broker.cluster_id for broker in self._brokers)), None) or new_cluster_id()
         commands = [broker.formatting(cluster_id) for broker in self._brokers if broker.cluster_id is None]
-        made = [subprocess.Popen(it, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for it in commands]
-        for each, (_, said) in [(each, each.communicate()) for each in made]:
-            if each.returncode:
-                raise PipelineError(f"Kafka's storage cannot be formatted in {self.folder}: {said.strip()}")
+        made: list[subprocess.Popen[str]] = []
+        try:
+            with uninterrupted():
+                made += [
+                    subprocess.Popen(it, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                    for it in commands
+                ]
+            for each, (_, said) in [(each, each.communicate()) for each in made]:
+                if each.returncode:
+                    raise PipelineError(f"Kafka's storage cannot be formatted in {self.folder}: {said.strip()}")
+        finally:
+            # An interrupt leaves them running: they are ended, and waited for, before the folder is anybody else's.
+            for each in made:
+                with each:
+                    each.kill()
+                    each.wait()
 
     def _registry_is_ready(self) -> bool:
         with suppress(httpx.HTTPError):

@@ -74,3 +74,18 @@ def test_demo_beside_another_worker_of_its_group_is_content(machine: Machine) ->
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.communicate(timeout=60)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_two_demos_at_once_count_each_its_own(machine: Machine) -> None:
+    logs = [machine.folder / f"demo-{number}.log" for number in range(2)]
+    demos = []
+    for log in logs:
+        with log.open("w") as both:
+            demos.append(subprocess.Popen(DEMO, env=machine.env, cwd=machine.folder, stdout=both, stderr=both))
+    assert [demo.wait(180) for demo in demos] == [0, 0], [said(log) for log in logs]
+    for log in logs:
+        figures = {line[:20].strip(): line[20:35].replace(" ", "") for line in said(log).splitlines()}
+        assert (figures["stored"], figures["dead letters"], figures["lag"]) == ("18528", "3658", "0")
+    assert sum("another demo is at work" in said(log) for log in logs) == 1
