@@ -98,6 +98,10 @@ class Undecodable(RecordError):
     """The bytes are not a datum of the schema they name."""
 
 
+class OtherEvent(Undecodable):
+    """The bytes are a datum of another event type than the one that is read here: several share the topic."""
+
+
 class SchemaUnknown(RecordError):
     """The bytes name a schema id that the registry does not have."""
 

@@ -12,8 +12,9 @@ import fastavro
 from fastavro.validation import ValidationError, validate
 
 from pipeline.core.failures import ERROR_CHARACTERS_MAX
-from pipeline.errors import Invalid, Undecodable
+from pipeline.errors import Invalid, OtherEvent, Undecodable
 from pipeline.serde import schema_files, wire
+from pipeline.serde.avro_schema import as_written
 from pipeline.serde.compiled_reader import Read, ReadRun, compile_read, compile_run, compile_scan
 from pipeline.serde.compiled_writer import compile_write
 from pipeline.serde.fastavro_schema import for_fastavro
@@ -26,6 +27,9 @@ Datum = dict[str, Any]
 RUN_MAX = 1000
 # Of fewer data arrays are slower than the walk.
 COLUMNS_MIN = 250
+# Schemas of so many characters are kept ready; each takes some twenty bytes of memory for one.
+KEPT_CHARACTERS_MAX = 4 << 20
+REFUSALS_MAX = 1_000
 _BODY = wire.HEADER_BYTES
 
 
@@ -69,7 +73,8 @@ class AvroReader:
     """Reads framed data of any schema a writer registered, as the one reader schema sees them.
 
     `schema_by_id` gives the text of the writer schema of an id; what it raises (`SchemaUnknown`, `RegistryUnavailable`)
-    passes through. Each id is asked for once, whether its schema can be read or not.
+    passes through. Each id is asked for once, whether its schema can be read or not; again only when so many others came
+    since that it was forgotten (`KEPT_CHARACTERS_MAX`, `REFUSALS_MAX`).
     """
 
     def __init__(self, reader_schema: Mapping[str, Any], schema_by_id: Callable[[int], str]) -> None:
@@ -82,7 +87,9 @@ class AvroReader:
         self._columns: dict[bytes, Columns | None] = {}
         # Those that give exactly the reader's types.
         self._typed: dict[bytes, Read] = {}
-        self._refusals: dict[int, str] = {}
+        self._refusals: dict[int, tuple[type[Undecodable], str]] = {}
+        # How many characters each schema has that is kept ready, the oldest first.
+        self._kept: dict[bytes, int] = {}
 
     def decode(self, value: bytes | None) -> Datum:
         """The datum; `Undecodable` when the bytes are not exactly one datum of the schema that they name."""
@@ -147,10 +154,22 @@ class AvroReader:
                 found = self._reads[wire.header(schema_id)] = self._resolved(schema_id, text)
             except Undecodable as error:
                 # Kept, because it may take seconds to find out, and the next record names the same schema.
-                self._refusals[schema_id] = str(error)[:ERROR_CHARACTERS_MAX]
+                self._refusals[schema_id] = type(error), str(error)[:ERROR_CHARACTERS_MAX]
+                if len(self._refusals) > REFUSALS_MAX:
+                    del self._refusals[next(iter(self._refusals))]
             else:
+                self._keep(wire.header(schema_id), len(text))
                 return found
-        raise Undecodable(self._refusals[schema_id])
+        kind, words = self._refusals[schema_id]
+        raise kind(words)
+
+    def _keep(self, frame: bytes, size: int) -> None:
+        """A flood of schemas must not fill the memory."""
+        self._kept[frame] = size
+        while sum(self._kept.values()) > KEPT_CHARACTERS_MAX and len(self._kept) > 1:
+            oldest = next(iter(self._kept))
+            for of in (self._kept, self._reads, self._runs, self._schemas, self._columns, self._typed):
+                of.pop(oldest, None)
 
     def _resolved(self, schema_id: int, text: str) -> Read:
         """Equal schemas need no resolution, and so no fastavro."""
@@ -158,14 +177,14 @@ class AvroReader:
             # No schema file is so large; one of 6 MB takes half a minute and 4 GB to get ready for.
             raise Undecodable(f"Schema {schema_id} has {len(text)} characters, more than {schema_files.MAX_BYTES}.")
         try:
-            schema = schema_files.parse(text)
+            schema = as_written(schema_files.parse(text))
             writer: Any = for_fastavro(schema)
         except Exception as error:
             raise _unreadable(schema_id, error) from error
         if not isinstance(writer, dict) or writer["type"] != "record" or writer["name"] not in _names(self._reader):
             # Without this, a record of another type with fields of the same shape would decode silently.
             name = writer.get("name", text) if isinstance(writer, dict) else text
-            raise Undecodable(f"Schema {schema_id} is {name}, not {self._reader['name']}.")
+            raise OtherEvent(f"Schema {schema_id} is {str(name)[:200]}, not {self._reader['name']}.")
         try:
             if writer == self._reader:
                 self._runs[wire.header(schema_id)] = compile_run(schema)

@@ -1,15 +1,21 @@
 """An Avro schema as one tree with full names, and everything that is wrong with it.
 
 fastavro and the registries let pass what later hurts: a field twice, a default of another type, a type that contains
-itself (one deep datum ends the interpreter), an array of nothing (seven bytes ask for all memory). We look ourselves.
+itself (one deep datum ends the interpreter), an array of nothing (seven bytes ask for all memory), a type that takes 2³⁰
+steps for no byte, an alias that is another type's name. We look ourselves.
 Source: https://avro.apache.org/docs/1.12.0/specification/
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from pipeline.serde.defaults import Defaults, Misfit, TooMany, short
+from pipeline.serde.logical_types import misuse
+from pipeline.serde.registry_content import content
+from pipeline.serde.schema_weight import PLACES_MAX, Scale, Weight
 
 Json = Any
 
@@ -20,23 +26,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _RESERVED = frozenset((*PRIMITIVES, *NAMED, "array", "map", "union", "error"))
 # What stands where a flaw was found, so that the rest can be looked at: a type that breaks no rule anywhere.
 _STAND_IN = "string"
-_INT_BITS = {"int": 31, "long": 63}
-_LOGICAL_SIZES = {"duration": 12, "uuid": 16}
-_LOGICAL_BASES = {
-    "decimal": ("bytes", "fixed"),
-    "big-decimal": ("bytes",),
-    "uuid": ("string", "fixed"),
-    "date": ("int",),
-    "time-millis": ("int",),
-    "time-micros": ("long",),
-    "timestamp-millis": ("long",),
-    "timestamp-micros": ("long",),
-    "timestamp-nanos": ("long",),
-    "local-timestamp-millis": ("long",),
-    "local-timestamp-micros": ("long",),
-    "local-timestamp-nanos": ("long",),
-    "duration": ("fixed",),
-}
+# Java keeps sizes in 32 bits, less a few bytes for the head of an array.
+_SIZE_MAX = 2**31 - 9
+_ORDERS = ("ascending", "descending", "ignore")
+# Who finds more has no schema at hand.
+_FLAWS_MAX = 100
+# Each name is written out with its namespace, and with all names around it in a path.
+_NAME_MAX = 500
 
 
 class Breakage(NamedTuple):
@@ -67,18 +63,53 @@ class Resolved:
         return self.names.get(node, {"type": node}) if isinstance(node, str) else node
 
     def text(self, *, words: bool = True) -> str:
-        """One line that is equal for equal schemas.
-
-        Without `words` it is what Apicurio 3.3 takes for a schema's content: not its docs, aliases and enum defaults.
-        """
-        return json.dumps(self.root if words else _without_words(self.root), sort_keys=True)
+        """One line that is equal for equal schemas. Without `words` it is what a registry takes for a schema's content."""
+        return json.dumps(self.root, sort_keys=True) if words else content(self.root, self.names)
 
 
-def resolve(schema: Json) -> Resolved:
-    """Resolve a JSON-parsed schema; never raises, not for any JSON: what is wrong with it is in `flaws`."""
-    walk = _Walk()
+def resolve(schema: Json, *, forgiving: bool = False) -> Resolved:
+    """Resolve a JSON-parsed schema; never raises, not for any JSON: what is wrong with it is in `flaws`.
+
+    `forgiving` leaves out what is wrong and matters to nobody who reads what was *written* with the schema: a logical type
+    that does not fit (readers ignore it), defaults, aliases and orders; two branches of one short name; a fixed of no bytes.
+    """
+    walk = _Walk(forgiving=forgiving)
     root = walk.schema(schema, "", label(schema), 1)
+    if not walk.flaws:
+        walk.look_at_whole(root)
     return Resolved(root, walk.names, tuple(walk.flaws))
+
+
+def event_flaws(resolved: Resolved) -> tuple[Breakage, ...]:
+    """What is wrong with a schema of whole events: its flaws, and that it is nothing but a name."""
+    root = resolved.root
+    if resolved.flaws or not isinstance(root, dict) or root["type"] != "record" or Scale().weigh(root).least:
+        return resolved.flaws
+    reason = "an event of it takes no byte: it says nothing, and not every reader takes it for an event"
+    return (Breakage(label(root), "empty-event", reason, "give it a field that is not null, such as an id or a time"),)
+
+
+def as_written(schema: Json) -> Json:
+    """The schema of a writer that is registered already, without what `resolve` forgives: nobody can mend it any more.
+
+    As it is where nothing is to forgive, or where it is wrong in a way that is not forgiven.
+    """
+    if not resolve(schema).flaws:
+        return schema
+    resolved = resolve(schema, forgiving=True)
+    return schema if resolved.flaws else _spelt(resolved.root)
+
+
+def _spelt(node: Json) -> Json:
+    """Resolved once more it is the same: a name without a namespace is not in that of the type around it."""
+    if isinstance(node, list):
+        return [_spelt(branch) for branch in node]
+    if not isinstance(node, dict):
+        return node
+    it = {key: _spelt(node[key]) if key in ("items", "values", "type") else node[key] for key in node}
+    if "fields" in node and node["type"] == "record":
+        it["fields"] = [_spelt(one) for one in node["fields"]]
+    return it | {"namespace": ""} if node["type"] in NAMED and "." not in node["name"] else it
 
 
 def label(node: Json) -> str:
@@ -87,27 +118,30 @@ def label(node: Json) -> str:
         return "union"
     kind = node if isinstance(node, str) else node.get("type") if isinstance(node, dict) else None
     name = node.get("name") if isinstance(node, dict) and kind in NAMED else kind
-    return name.rpartition(".")[2] if isinstance(name, str) else "?"
-
-
-def short(value: Json, most: int = 60) -> str:
-    """The value as JSON, cut so that it fits into a message."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= most else f"{text[:most]}…"
+    return _last(name) if isinstance(name, str) else "?"
 
 
 @dataclass
 class _Walk:
+    forgiving: bool = False
     names: dict[str, dict[str, Json]] = field(default_factory=dict)
     flaws: list[Breakage] = field(default_factory=list)
+    _paths: dict[str, str] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
-    _empty: set[str] = field(default_factory=set)
     _heights: dict[str, int] = field(default_factory=dict)
     _deepest: int = 0
 
     def flaw(self, path: str, rule: str, reason: str, fix: str) -> Json:
-        self.flaws.append(Breakage(path, rule, reason, fix))
+        if len(self.flaws) < _FLAWS_MAX:
+            self.flaws.append(Breakage(path, rule, reason, fix))
         return _STAND_IN
+
+    def minor(self, node: dict[str, Json], key: str, *flaw: str) -> None:
+        """A flaw of what `key` says in this node, and of nothing else: forgiven, it is left out."""
+        if self.forgiving:
+            node.pop(key, None)
+        else:
+            self.flaw(*flaw)
 
     def schema(self, raw: Json, namespace: str, path: str, depth: int) -> Json:
         if not self._go_down_to(depth, path):
@@ -140,9 +174,15 @@ class _Walk:
                 "list the parts flat, each with the id of its parent",
             )
         if full not in self.names:
-            return self.flaw(path, "unknown-type", f"{full} is not defined before it is used", "define it here")
+            return self.flaw(path, "unknown-type", f"{full} is not defined before it is used", self._meant(full))
         self._go_down_to(depth + self._heights[full], path)
         return full
+
+    def _meant(self, full: str) -> str:
+        """What to do about a name that nothing has."""
+        last = _last(full)
+        near = None if len(self.flaws) >= _FLAWS_MAX else next((one for one in self.names if _last(one) == last), None)
+        return f"write {near}, if that is meant" if near else f"define {last} here, or write a type that Avro has"
 
     def _union(self, raw: list[Json], namespace: str, path: str, depth: int) -> Json:
         if not raw:
@@ -154,8 +194,8 @@ class _Walk:
                 continue
             flaws = len(self.flaws)
             branch = self.schema(one, namespace, f"{path}|{label(one)}", depth + 1)
-            # By the last part of the name, which is all that fastavro looks at when it picks a branch.
-            key = label(branch)
+            # By the last part of the name, which is all that Java looks at when it picks a branch for another schema's.
+            key = _full(branch) if self.forgiving else label(branch)
             if key in seen and len(self.flaws) == flaws:
                 self.flaw(path, "union-ambiguous", f"{key} is in the union twice", "leave one out or rename it")
             seen.add(key)
@@ -163,40 +203,36 @@ class _Walk:
         return branches
 
     def _typed(self, raw: dict[str, Json], kind: str, namespace: str, path: str, depth: int) -> Json:
+        raw = dict(raw)
         self._logical_type(raw, kind, path)
         if kind in PRIMITIVES:
             return kind if set(raw) == {"type"} else raw
         if kind in NAMED:
             return self._named(raw, kind, namespace, path, depth)
         if kind == "array":
-            items = self.schema(raw.get("items"), namespace, f"{path}[]", depth + 1)
-            if self._zero_width(items):
-                reason = "an item takes no byte, so that a few bytes can ask for all memory"
-                self.flaw(f"{path}[]", "zero-width-items", reason, "write the number of items as an int")
-            return {**raw, "items": items}
+            return {**raw, "items": self.schema(raw.get("items"), namespace, f"{path}[]", depth + 1)}
         if kind == "map":
             return {**raw, "values": self.schema(raw.get("values"), namespace, f"{path}{{}}", depth + 1)}
         return self.flaw(path, "unknown-type", f"{kind} is no type of Avro", "name a type, or write its name alone")
 
     def _named(self, raw: dict[str, Json], kind: str, namespace: str, path: str, depth: int) -> Json:
         full, inner = self._full_name(raw, namespace, path)
-        aliases = self._aliases(raw, path, dotted=True)
         node = {key: value for key, value in raw.items() if key != "namespace"} | {"name": full}
+        aliases = self._aliases(node, path, dotted=True)
         if aliases:
             node["aliases"] = [one if "." in one or not inner else f"{inner}.{one}" for one in aliases]
         if full in self.names:
             return self.flaw(path, "name-redefined", f"{full} is defined twice", "use its name the second time")
-        self.names[full] = node
+        self.names[full], self._paths[full] = node, path
         outer, self._deepest = self._deepest, depth
         self._open.append(full)
         if kind == "record":
             node["fields"] = self._fields(raw.get("fields"), inner, path, depth)
-            if all(self._zero_width(one["type"]) for one in node["fields"]):
-                self._empty.add(full)
         elif kind == "enum":
-            self._symbols(raw, path)
-        elif not _is_int(raw.get("size")) or raw["size"] < 1:
-            self.flaw(path, "bad-size", f"{short(raw.get('size'))} is no size of a fixed", "write its bytes, 1 or more")
+            self._symbols(node, path)
+        elif not _is_int(raw.get("size")) or not (0 if self.forgiving else 1) <= raw["size"] <= _SIZE_MAX:
+            reason = f"{short(raw.get('size'))} is no size of a fixed"
+            self.flaw(path, "bad-size", reason, f"write its bytes, 1 to {_SIZE_MAX}")
         self._open.pop()
         self._heights[full] = self._deepest - depth
         self._deepest = max(outer, self._deepest)
@@ -206,16 +242,21 @@ class _Walk:
         name: Json = raw.get("name")
         space: Json = raw.get("namespace", namespace)
         if not _is_name(name, dotted=True) or not (space == "" or _is_name(space, dotted=True)) or name in _RESERVED:
-            self.flaw(path, "bad-name", f"{short(name)} in namespace {short(space)} is no name", "use A-Z a-z 0-9 _")
+            reason = f"{short(name)} in namespace {short(space)} is no name"
+            self.flaw(path, "bad-name", reason, f"use A-Z a-z 0-9 _, at most {_NAME_MAX}")
             return f"?{len(self.names)}", ""
         full: str = name if "." in name or not space else f"{space}.{name}"
         return full, full.rpartition(".")[0]
 
-    def _aliases(self, raw: dict[str, Json], path: str, *, dotted: bool) -> list[str]:
-        aliases = raw.get("aliases", [])
+    def _aliases(self, node: dict[str, Json], path: str, *, dotted: bool) -> list[str]:
+        if self.forgiving:
+            # Nobody is read by the aliases of a writer.
+            node.pop("aliases", None)
+        aliases = node.get("aliases", [])
         if isinstance(aliases, list) and all(_is_name(one, dotted=dotted) for one in aliases):
             return aliases
-        self.flaw(path, "bad-alias", f"{short(aliases)} is no list of names", "write a list of the old names")
+        reason = f"{short(aliases)} is no list of names"
+        self.minor(node, "aliases", path, "bad-alias", reason, "write a list of the old names")
         return []
 
     def _fields(self, raw: Json, namespace: str, path: str, depth: int) -> list[dict[str, Json]]:
@@ -229,22 +270,25 @@ class _Walk:
                 self.flaw(path, "bad-field", f"{short(one)} is no field", "write its name and its type")
                 continue
             here = f"{path}.{one['name']}"
-            for name in (one["name"], *self._aliases(one, here, dotted=False)):
-                if name in taken:
-                    self.flaw(here, "field-twice", f"{name} is a name or an alias of two fields", "let one go")
-                taken.add(name)
-            node = {**one, "type": self.schema(one["type"], namespace, here, depth + 1)}
-            self._default(node, here)
+            if one["name"] in taken:
+                self.flaw(here, "field-twice", f"{one['name']} is a field, or an alias of one, already", "let one go")
+            taken.add(one["name"])
+            node = dict(one)
+            self._order(node, here)
+            for alias in set(self._aliases(node, here, dotted=False)) - {one["name"]}:
+                if alias in taken:
+                    reason = f"{alias} is a name or an alias of two fields"
+                    self.minor(node, "aliases", here, "field-twice", reason, "let one go")
+                taken.add(alias)
+            node["type"] = self.schema(one["type"], namespace, here, depth + 1)
             fields.append(node)
         return fields
 
-    def _default(self, node: dict[str, Json], path: str) -> None:
-        if "default" not in node or self.flaws:
-            return
-        if not self._fits(node["type"], node["default"]):
-            first = " (of a union: its first branch)" if isinstance(node["type"], list) else ""
-            reason = f"the default {short(node['default'])} is not of the field's type{first}"
-            self.flaw(path, "default-mismatch", reason, "write a default of that type, or reorder the union")
+    def _order(self, node: dict[str, Json], path: str) -> None:
+        order = node.get("order", "ignore")
+        if not isinstance(order, str) or order.lower() not in _ORDERS:
+            reason = f"{short(order)} is no order, and Java does not read the schema"
+            self.minor(node, "order", path, "bad-order", reason, f"leave it out, or write one of {', '.join(_ORDERS)}")
 
     def _symbols(self, raw: dict[str, Json], path: str) -> None:
         symbols = raw.get("symbols")
@@ -252,68 +296,85 @@ class _Walk:
             self.flaw(path, "bad-symbols", f"{short(symbols)} is no list of symbols", "write A-Z a-z 0-9 _ names")
         elif len(set(symbols)) < len(symbols):
             self.flaw(path, "bad-symbols", "a symbol is listed twice", "let one go")
-        elif "default" in raw and raw["default"] not in symbols:
-            self.flaw(
-                path, "default-mismatch", f"{short(raw['default'])} is no symbol of it", "name one of its symbols"
-            )
+        elif "default" in raw and (not isinstance(raw["default"], str) or raw["default"] not in symbols):
+            reason = f"{short(raw['default'])} is no symbol of it"
+            self.minor(raw, "default", path, "default-mismatch", reason, "name one of its symbols")
 
     def _logical_type(self, raw: dict[str, Json], kind: str, path: str) -> None:
-        logical = raw.get("logicalType")
-        if logical is None:
-            return
-        bases = _LOGICAL_BASES.get(logical, (kind,)) if isinstance(logical, str) else ()
-        size = _LOGICAL_SIZES.get(logical) if kind == "fixed" and bases else None
-        if kind not in bases or size not in (None, raw.get("size")):
-            reason = f"{short(logical)} does not go with {kind}, so that readers ignore it"
-            self.flaw(path, "logical-type-misplaced", reason, f"use it on {' or '.join(bases) or 'a type of its own'}")
-        elif logical == "decimal":
-            precision: Json = raw.get("precision")
-            scale: Json = raw.get("scale", 0)
-            if not _is_int(precision) or not _is_int(scale) or not 0 <= scale <= precision or precision < 1:
-                reason = f"precision {short(precision)} and scale {short(scale)} make no decimal"
-                self.flaw(path, "bad-decimal", reason, "write precision ≥ 1 and 0 ≤ scale ≤ precision")
+        found = misuse(raw, kind, short(raw.get("logicalType")))
+        if found is not None:
+            self.minor(raw, "logicalType", path, *found)
 
-    def _zero_width(self, node: Json) -> bool:
-        if isinstance(node, dict):
-            node = node["name"] if node["type"] == "record" else node["type"]
-        return node == "null" or (isinstance(node, str) and node in self._empty)
+    # --- what only the whole shows
 
-    def _fits(self, node: Json, value: Json) -> bool:
-        if isinstance(node, list):
-            return self._fits(node[0], value)
-        it = self.names.get(node, {"type": node}) if isinstance(node, str) else node
-        kind = it["type"]
-        if kind in _INT_BITS:
-            return _is_int(value) and -(1 << _INT_BITS[kind]) <= value < 1 << _INT_BITS[kind]
-        if kind == "array":
-            return isinstance(value, list) and all(self._fits(it["items"], one) for one in value)
-        if kind == "map":
-            return isinstance(value, dict) and all(self._fits(it["values"], one) for one in value.values())
-        if kind == "record":
-            return isinstance(value, dict) and self._fits_record(it["fields"], value)
-        return _fits_scalar(it, kind, value)
+    def look_at_whole(self, root: Json) -> None:
+        """Whose name is whose, how much it asks of a reader, and its defaults; where no part has a flaw."""
+        self._aliases_of_types()
+        scale, defaults = Scale(), Defaults(self.names)
+        places = self._weigh(root, label(root), scale, defaults).places
+        if places > PLACES_MAX and not self.flaws:
+            reason = f"with every name written out it has {places:,} places, more than {PLACES_MAX:,}"
+            self.flaw(label(root), "too-large-expanded", reason, "use types by name less often within each other")
 
-    def _fits_record(self, fields: list[dict[str, Json]], value: dict[str, Json]) -> bool:
-        known = {one["name"]: one for one in fields}
-        return set(value) <= set(known) and all(
-            self._fits(one["type"], value[name]) if name in value else "default" in one for name, one in known.items()
-        )
+    def _aliases_of_types(self) -> None:
+        owners = {name: name for name in self.names}
+        for name, node in self.names.items():
+            for alias in dict.fromkeys(node.get("aliases", ())):
+                owner = owners.setdefault(alias, name)
+                if owner != name:
+                    what = "another type's name" if owner == alias else f"an alias of {owner} too"
+                    reason = f"its alias {alias} is {what}, and readers differ in which of them they take"
+                    self.minor(node, "aliases", self._paths[name], "alias-taken", reason, "let the alias go")
+
+    def _weigh(self, node: Json, path: str, scale: Scale, defaults: Defaults) -> Weight:
+        is_record = isinstance(node, dict) and node["type"] == "record"
+        for part, here in _parts(node, path):
+            weight = self._weigh(part["type"] if is_record else part, here, scale, defaults)
+            if here.endswith(("[]", "{}")):
+                self._items(weight, here)
+            if is_record and "default" in part:
+                self._default(part, here, defaults)
+        return scale.weigh(node)
+
+    def _items(self, weight: Weight, path: str) -> None:
+        if path.endswith("[]") and not weight.least:
+            reason = "an item takes no byte, so that a few bytes can ask for all memory"
+            self.flaw(path, "zero-width-items", reason, "write the number of items as an int")
+        elif weight.is_lazy(key=path.endswith("{}")):
+            reason = f"{weight.idle} places of an item take no byte, so that a few bytes can ask for all memory"
+            self.flaw(path, "zero-width-items", reason, "leave out fields that are always null")
+
+    def _default(self, node: dict[str, Json], path: str, defaults: Defaults) -> None:
+        if defaults.spent and not self.forgiving:
+            return  # said once
+        try:
+            defaults.judge(node)
+        except TooMany as many:
+            fix = "write smaller defaults, or a union with null and the default null"
+            self.minor(node, "default", path, "too-large-expanded", str(many), fix)
+        except Misfit as misfit:
+            fix = "write a default of that type, or reorder the union"
+            self.minor(node, "default", path, "default-mismatch", str(misfit), fix)
 
 
-def _fits_scalar(it: dict[str, Json], kind: str, value: Json) -> bool:
-    if kind == "null":
-        return value is None
-    if kind == "boolean":
-        return isinstance(value, bool)
-    if kind in ("float", "double"):
-        return _is_int(value) or isinstance(value, float)
-    if not isinstance(value, str):
-        return False
-    if kind == "enum":
-        return value in it["symbols"]
-    # Bytes are written as text, one code point of U+0000 to U+00FF for each.
-    as_bytes = all(ord(one) <= 0xFF for one in value)  # noqa: PLR2004  # the last code point of one byte
-    return kind == "string" or (as_bytes and (kind == "bytes" or len(value) == it["size"]))
+def _parts(node: Json, path: str) -> Iterator[tuple[Json, str]]:
+    """What stands within a type, with its path: fields as they are, types of all others."""
+    if isinstance(node, list):
+        yield from ((branch, f"{path}|{label(branch)}") for branch in node)
+    elif isinstance(node, dict) and node["type"] == "record":
+        yield from ((one, f"{path}.{one['name']}") for one in node["fields"])
+    elif isinstance(node, dict) and node["type"] in ("array", "map"):
+        key, mark = ("items", "[]") if node["type"] == "array" else ("values", "{}")
+        yield node[key], path + mark
+
+
+def _full(node: Json) -> str:
+    """What tells a branch of a union from the others: its full name, or its kind."""
+    return str(node if isinstance(node, str) else node["name"] if node["type"] in NAMED else node["type"])
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _is_int(value: Json) -> bool:
@@ -321,14 +382,6 @@ def _is_int(value: Json) -> bool:
 
 
 def _is_name(value: Json, *, dotted: bool = False) -> bool:
-    return isinstance(value, str) and all(map(_NAME.fullmatch, value.split(".") if dotted else (value,)))
-
-
-def _without_words(node: Json) -> Json:
-    if isinstance(node, list):
-        return [_without_words(one) for one in node]
-    if not isinstance(node, dict):
-        return node
-    left_out = ("doc", "aliases", "default") if node.get("type") == "enum" else ("doc", "aliases")
-    kept = {key: value for key, value in node.items() if key not in left_out}
-    return kept | {key: _without_words(kept[key]) for key in ("type", "items", "values", "fields") if key in kept}
+    if not isinstance(value, str) or len(value) > _NAME_MAX:
+        return False
+    return all(map(_NAME.fullmatch, value.split(".") if dotted else (value,)))

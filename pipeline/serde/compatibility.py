@@ -9,7 +9,8 @@ Source: https://avro.apache.org/docs/1.12.0/specification/#schema-resolution
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pipeline.serde.avro_schema import NAMED, Breakage, Json, Resolved, label, resolve, short
+from pipeline.serde.avro_schema import NAMED, Breakage, Json, Resolved, event_flaws, label, resolve
+from pipeline.serde.defaults import short
 
 __all__ = ["Breakage", "Conflict", "check", "check_backward_transitive"]
 
@@ -24,24 +25,31 @@ _NEW_FIELD = "make it a new field with a default, and leave this one as it was"
 
 
 class Conflict(NamedTuple):
-    """Version `reader` cannot read what was written with version `writer`, or nobody can tell the two apart."""
+    """Version `reader` cannot read what was written with version `writer`, or nobody can tell the two apart.
+
+    `itself`: no version could, whatever it changes; then both numbers are that of the version at fault.
+    """
 
     reader: int
     writer: int
     breakage: Breakage
+    itself: bool = False
 
     def __str__(self) -> str:
+        if self.itself:
+            return f"v{self.reader} can be read by no later version: {self.breakage}"
         clash = "is no other version than" if self.breakage.rule == "no-change" else "cannot read"
         return f"v{self.reader} {clash} v{self.writer}: {self.breakage}"
 
 
-def check(reader: Json, writer: Json) -> list[Breakage]:
+def check(reader: Json, writer: Json, *, registered: bool = False) -> list[Breakage]:
     """Why `reader` (the new schema, JSON-parsed) cannot read data of `writer` (the old one); empty when it can.
 
     Paths are those of the reader: `OrderPlaced.lines[].price`, and `OrderPlaced.note|string` for one branch of a union
-    that the writer may have written. A schema that is wrong in itself is not compared: its flaws are returned.
+    that the writer may have written. A schema that is wrong in itself is not compared: its flaws are returned. A writer's
+    that is `registered` already nobody can mend: what matters to none of its readers is forgiven.
     """
-    new, old = resolve(reader), resolve(writer)
+    new, old = resolve(reader), resolve(writer, forgiving=registered)
     flaws = [*new.flaws, *(one._replace(reason=f"in the older schema, {one.reason}") for one in old.flaws)]
     return flaws or _Comparison(new, old).run()
 
@@ -49,11 +57,14 @@ def check(reader: Json, writer: Json) -> list[Breakage]:
 def check_backward_transitive(versions: Sequence[tuple[int, Json]]) -> list[Conflict]:
     """Every version, in order, as the reader of every older one (BACKWARD_TRANSITIVE).
 
-    Two versions that differ in docs, aliases or enum defaults alone are a conflict too: Apicurio 3.3 gives both one id,
-    so that the second never becomes a version.
+    Two versions of one content (`registry_content`) are a conflict too: a registry gives both one id, so that the second
+    never becomes a version. So is one that no later version could read, whatever it changes.
     """
     conflicts = []
     for position, (new, reader) in enumerate(versions):
+        conflicts += [
+            Conflict(new, new, one, itself=True) for one in event_flaws(resolve(reader)) or check(reader, reader)
+        ]
         for old, writer in versions[:position]:
             conflicts += [Conflict(new, old, one) for one in check(reader, writer) or _same(reader, writer, old)]
     return conflicts
@@ -62,7 +73,10 @@ def check_backward_transitive(versions: Sequence[tuple[int, Json]]) -> list[Conf
 def _same(reader: Json, writer: Json, old: int) -> list[Breakage]:
     if resolve(reader).text(words=False) != resolve(writer).text(words=False):
         return []
-    reason = f"it says the same as v{old}, but for docs, aliases or enum defaults, and a registry gives both one id"
+    reason = (
+        f"it says the same as v{old}, but for docs, aliases, enum defaults or another spelling of the same values, and a "
+        "registry gives both one id"
+    )
     return [Breakage(label(reader), "no-change", reason, "bring this in with the next version that changes a field")]
 
 
@@ -75,6 +89,12 @@ class _Comparison:
         self._compared: set[tuple[str, str]] = set()
 
     def run(self) -> list[Breakage]:
+        for name, new in self._reader.names.items():
+            # Java gives all of them the new name, and a union then has it twice.
+            merged = [one for one in _names(new) if one in self._writer.names]
+            if len(merged) > 1:
+                reason = f"the older schema has {' and '.join(merged)}, and both would be read as {name}"
+                self._break(label(new), "alias-ambiguous", reason, "remove the aliases that are types of their own")
         self._types(self._reader.root, self._writer.root, label(self._reader.root))
         return self._found
 
@@ -93,15 +113,15 @@ class _Comparison:
         elif new["type"] in _PROMOTIONS.get(old["type"], ()):
             self._logical_type(new, old, path)
         else:
-            self._break(path, "type-changed", f"it was {label(old)}, and {label(new)} cannot read that", _NEW_FIELD)
+            self._break(path, "type-changed", f"it was {_called(old)}, and {_called(new)} cannot read that", _NEW_FIELD)
 
     def _branch(self, branches: list[Json], old: dict[str, Json], path: str) -> None:
         """The branch that reads `old`: the first that can, as fastavro picks it; a better one later is hidden by it."""
         new = [self._reader.definition(one) for one in branches]
         able = [one for one in new if _picks(one, old)]
         if not able:
-            names = ", ".join(map(label, new))
-            reason = f"an older record may hold a {label(old)} here, and none of {names} reads it"
+            names = ", ".join(map(_called, new))
+            reason = f"an older record may hold {_called(old)} here, and none of {names} reads it"
             self._break(path, "union-branch-missing", reason, f"add {label(old)} to the union")
             return
         exact = next((one for one in able if _is_exact(one, old)), able[0])
@@ -169,11 +189,17 @@ class _Comparison:
                 self._break(here, "field-without-default", reason, fix)
 
     def _symbols(self, new: dict[str, Json], old: dict[str, Json], path: str) -> None:
-        gone = [one for one in old["symbols"] if one not in new["symbols"]]
+        kept = frozenset(new["symbols"])
+        gone = [one for one in old["symbols"] if one not in kept]
         if gone and "default" not in new:
             reason = f"older records may hold {short(gone)[1:-1]}, which is no symbol any more"
             fix = "keep the symbols, or give the enum a default symbol that stands for them"
             self._break(path, "enum-symbol-removed", reason, fix)
+
+
+def _called(node: dict[str, Json]) -> str:
+    """A type in a message; a named one with its kind, which a name alone does not tell."""
+    return f"the {node['type']} {label(node)}" if node["type"] in NAMED else label(node)
 
 
 def _names(definition: dict[str, Any]) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
-import fastavro
-
 from pipeline.errors import SchemaRefused
 from pipeline.serde.avro_schema import Json, resolve
+from pipeline.serde.defaults import short
+from pipeline.serde.fastavro_schema import for_fastavro
 
 _VERSION = re.compile(r"v([1-9][0-9]*)\.avsc")
 _SUBJECT = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
@@ -143,9 +143,11 @@ def _version(subject: str, number: int, path: Path) -> SchemaFile:
     if not isinstance(schema, dict) or schema["type"] != "record":
         _refuse(path, "an event is a record. Wrap it: a record with one field of that type.")
     try:
-        fastavro.parse_schema(schema)
-    except Exception as error:  # noqa: BLE001  # SchemaParseException, UnknownType, KeyError, TypeError, ...
-        _refuse(path, f"no sound Avro schema: {error}. Mend it there.")
+        for_fastavro(schema)
+    except Exception as error:  # noqa: BLE001  # whatever it raises for what no rule of ours foresaw
+        _refuse(
+            path, f"no sound Avro schema: no data can be read by it ({type(error).__name__}: {error}). Mend it there."
+        )
     return SchemaFile(subject, number, path, text, schema)
 
 
@@ -164,9 +166,9 @@ def parse(text: str) -> Json:
 def _no_twins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'"{twin}" appears twice in one object')
+        seen: set[str] = set()
+        twin = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{short(twin)} appears twice in one object")
     return found
 
 

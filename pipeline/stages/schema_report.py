@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.kafka.registry import Registry
-from pipeline.serde.avro_schema import Json, label, resolve, short
+from pipeline.serde.avro_schema import Json, label, resolve
+from pipeline.serde.defaults import short
 from pipeline.serde.schema_files import Schemas, parse
 from pipeline.stages.schema_gate import ENOUGH, LEVEL, Entry, Standing
 

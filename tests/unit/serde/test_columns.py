@@ -34,10 +34,6 @@ KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "code": ({"type": "fixed", "name": "Code", "size": 3}, st.binary(min_size=3, max_size=3)),
     "inner": ("Inner", st.fixed_dictionaries({"x": st.integers(-9, 9)})),
     "money": (MONEY, st.integers(-(2**46), 2**46 - 1).map(lambda pence: Decimal(pence).scaleb(-2))),
-    "coins": (
-        {"type": "fixed", "name": "Coins", "size": 2, "logicalType": "decimal", "precision": 6, "scale": 3},
-        st.integers(-(2**15), 2**15 - 1).map(lambda part: Decimal(part).scaleb(-3)),
-    ),
     "millis": ({"type": "long", "logicalType": "timestamp-millis"}, MOMENTS),
     "micros": ({"type": "long", "logicalType": "timestamp-micros"}, MOMENTS),
     "day": ({"type": "int", "logicalType": "date"}, st.dates()),

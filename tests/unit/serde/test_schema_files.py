@@ -202,7 +202,7 @@ FLAWS = {
     ),
     "decimal too wide for its bytes": (
         record(field({"type": "fixed", "name": "F", "size": 1, "logicalType": "decimal", "precision": 20})),
-        "no sound Avro schema: decimal precision of 20",
+        "Order.a: bad-decimal: 1 bytes hold 2 digits, not 20",
     ),
     "time on text": (
         record(field({"type": "string", "logicalType": "timestamp-millis"})),
