@@ -114,9 +114,13 @@ def _letters(topic: str | None, bootstrap_servers: str | None) -> "AbstractConte
 
 
 def _page(values: dict[str, Any]) -> str:
-    return "\n".join(
-        f"{name:<24}{json.dumps(value, ensure_ascii=False, default=str)}" for name, value in values.items()
-    )
+    traceback = values.get("traceback")
+    lines = [
+        f"{name:<24}{json.dumps(value, ensure_ascii=False, default=str)}"
+        for name, value in values.items()
+        if name != "traceback"
+    ]
+    return "\n".join([*lines, *(["traceback", *(f"  {line}" for line in traceback.splitlines())] if traceback else ())])
 
 
 if __name__ == "__main__":

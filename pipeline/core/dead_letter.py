@@ -13,6 +13,8 @@ from pipeline.core.failures import Failure
 from pipeline.core.record import Headers, Record
 
 CONNECT_PREFIX = "__connect.errors."
+# The handler's traceback, under Connect's name for it: there alone, for the envelope has no field of it.
+TRACEBACK = CONNECT_PREFIX + "exception.stacktrace"
 OWN_HEADERS = frozenset({"source-topic", "source-partition", "source-offset", "error"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -80,6 +82,8 @@ class Letter:
             CONNECT_PREFIX + "exception.class.name": failure.error_class,
             CONNECT_PREFIX + "exception.message": failure.message,
         }
+        if failure.traceback is not None:
+            ours[TRACEBACK] = failure.traceback
         return (*kept, *((name, value.encode("utf-8", "backslashreplace")) for name, value in ours.items()))
 
 

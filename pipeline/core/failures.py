@@ -66,11 +66,15 @@ _KINDS: tuple[tuple[type[BaseException], FailureKind], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failure, ready to be written down: `message` is cut to `ERROR_CHARACTERS_MAX` characters."""
+    """One failure, ready to be written down: `message` is cut to `ERROR_CHARACTERS_MAX` characters.
+
+    `traceback` is where a handler raised it, as bounded text; None where no handler did.
+    """
 
     kind: FailureKind
     error_class: str
     message: str
+    traceback: str | None = None
 
 
 def classify(error: BaseException) -> Failure:
@@ -86,7 +90,7 @@ def classify(error: BaseException) -> Failure:
 def exhausted(last: Failure, attempts: int) -> Failure:
     """A transient failure that was tried often enough: its last error, under its own reason."""
     message = f"failed {attempts} times, at last: {last.message}"
-    return Failure(FailureKind.RETRIES_EXHAUSTED, last.error_class, message[:ERROR_CHARACTERS_MAX])
+    return Failure(FailureKind.RETRIES_EXHAUSTED, last.error_class, message[:ERROR_CHARACTERS_MAX], last.traceback)
 
 
 def crash_loop(deaths: int) -> Failure:

@@ -31,6 +31,12 @@ def visible_lines(text: str) -> str:
     return "".join(one if one.isprintable() or one in _KEPT_IN_LINES else _escape(one) for one in text)
 
 
+def sentence(text: str) -> str:
+    """`text` with a full stop at its end, so that another sentence may follow."""
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?", "…", ".)")) or not text else f"{text}."
+
+
 def one_message(text: str) -> str:
     """`visible_lines`, and every line after the first is indented: one message never looks like two."""
     shown = visible_lines(text)

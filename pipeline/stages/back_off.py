@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable
 
+from pipeline.core.failures import classify
+from pipeline.core.visible import sentence
 from pipeline.errors import Unavailable
 
 DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -28,7 +30,10 @@ class BackOff:
         delay = DELAYS_S[min(self._times, len(DELAYS_S) - 1)]
         self._times += 1
         self._until = now + delay
-        _log.warning("%s Trying again in %g s; nothing is lost or skipped.", outage, delay)
+        problem = sentence(classify(outage).message)
+        _log.warning(
+            "%s Trying again in %g s; nothing is lost or skipped.", problem, delay, extra={"retry_in_s": delay}
+        )
         return delay
 
     def end(self) -> None:

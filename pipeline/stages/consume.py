@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum, auto
 from itertools import groupby, takewhile
 from operator import attrgetter
@@ -39,10 +39,12 @@ from pipeline.stages.back_off import BackOff
 from pipeline.stages.care import CAREFUL_S, Care
 from pipeline.stages.commits import Commits
 from pipeline.stages.crew import Crew, Done
+from pipeline.stages.failure_log import FailureLog
 from pipeline.stages.handlers import Handler
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.partitions import Partitions, Shard, Stream
 from pipeline.stages.room import FULL_PATIENCE_S, Room
+from pipeline.stages.tracebacks import traceback_of
 from pipeline.stages.work import Run, Straight, Work
 
 IDLE_POLL_S = 0.25
@@ -144,6 +146,7 @@ class Consume:
         self._started_at: float | None = None
         self._clean = True
         self._over = False
+        self._failure_log = FailureLog(clock)
         self.failures: Counter[FailureKind] = Counter()
         self.totals = Totals()
         self._source = source(self)
@@ -172,6 +175,7 @@ class Consume:
             raise
         finally:
             self._over = True
+            self._failure_log.summarize()
         return self.totals
 
     def _work(self, stopping: Callable[[], bool], tick: Callable[[], None]) -> None:
@@ -189,6 +193,7 @@ class Consume:
         self._let_due_in()
         self._dispatch()
         self._commits.serve(busy=self._busy)
+        self._failure_log.serve()
         self._raise_what_broke()
 
     def _raise_what_broke(self) -> None:
@@ -524,6 +529,8 @@ class Consume:
 
     def _failed(self, work: Work, error: BaseException) -> "_Next":
         failure = classify(error)
+        if failure.kind is not FailureKind.UNAVAILABLE:
+            failure = replace(failure, traceback=traceback_of(error))
         self.failures[failure.kind] += 1
         if failure.kind in DATA_AT_FAULT:
             self._give_up(work, failure)
@@ -532,20 +539,29 @@ class Consume:
             self._outage(error)
             return _Next.WAIT
         if failure.kind is FailureKind.BUG:
+            if self._broken is None:
+                self._failure_log.bug(work.record, failure, work.stream.tier)
             self._broken = error if isinstance(error, HandlerFailed) else self._bug(error, work.record)
             return _Next.WAIT
         work.here += 1
+        now = self._clock()
         after_s = error.after if isinstance(error, Retry) else None
         decision = self._policy.decide(work.stream.tier, work.attempts, self._jitter(), after_s)
         if isinstance(decision, InPlace):
-            work.due = self._clock() + decision.delay_s
+            work.due = now + decision.delay_s
+            self._retried(work, failure, now, f"is tried again in {decision.delay_s:.1f} s")
             return _Next.WAIT
         if isinstance(decision, GiveUp):
+            self._retried(work, failure, now, "was tried often enough")
             self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
             self._give_up(work, exhausted(failure, work.attempts), keep_lane=True)
         else:
+            self._retried(work, failure, now, f"goes to {self._topics[decision.tier]}")
             self._park(work, decision.tier, failure)
         return _Next.AWAY
+
+    def _retried(self, work: Work, failure: Failure, now: float, then: str) -> None:
+        self._failure_log.retried(work.record, failure, work.stream.tier, then, now)
 
     def _bug(self, error: BaseException, record: Record) -> HandlerFailed:
         failure = HandlerFailed(
@@ -574,6 +590,7 @@ class Consume:
             if keep_lane:
                 self._lanes.release(work.lane, work)
             self.totals.dead_lettered += 1
+            self._failure_log.dead(letter.record, failure, work.stream.tier)
             self._settle(work, failure)
 
         self._outbox.give_up(letter, acknowledged, work.alive)

@@ -11,7 +11,7 @@ INTRODUCTION.md ("Transactional producer").
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -30,12 +30,18 @@ from pipeline.errors import (
 )
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.back_off import BackOff
+from pipeline.stages.failure_log import FailureLog
 from pipeline.stages.partitions import Partitions, Stream
+from pipeline.stages.tracebacks import traceback_of
 
 POLL_RECORDS_MAX = 2_000
 IDLE_POLL_S = 0.1
 # A heartbeat (3 s) in which a consumer that was fenced hears of it.
 FENCED_PAUSE_S = 4.0
+# By the decoder, or by what the transform needs: their tracebacks show nothing of its code.
+_NOT_RAISED_BY_TRANSFORMS = frozenset(
+    {FailureKind.UNDECODABLE, FailureKind.SCHEMA_UNKNOWN, FailureKind.INVALID, FailureKind.UNAVAILABLE}
+)
 _log = logging.getLogger(__name__)
 
 
@@ -143,6 +149,9 @@ class Forward:
         self._outage = BackOff(clock)
         self._started_at: float | None = None
         self._over = False
+        self._failure_log = FailureLog(clock)
+        # Dead letters of the transaction: they are said once it is committed.
+        self._dead: list[tuple[Record, Failure, int]] = []
         self.failures: Counter[FailureKind] = Counter()
         self.renewed = 0
         self.totals = Totals()
@@ -166,6 +175,7 @@ class Forward:
             raise
         finally:
             self._over = True
+            self._failure_log.summarize()
             if self._producer is not None:
                 self._producer.close()
         return self.totals
@@ -188,6 +198,7 @@ class Forward:
             self._moved |= {stream.where for stream in self._partitions.open.values()}
         if self._is_due():
             self._attempt(self._end_transaction)
+        self._failure_log.serve()
 
     def _attempt(self, step: Callable[[], None]) -> None:
         """Do it; where that fails in a way that passes, abort and read again from what was committed."""
@@ -329,6 +340,8 @@ class Forward:
 
     def _failed(self, stream: Stream, read: Record, record: Record, its: Journey | None, error: Exception) -> None:
         failure = classify(error)
+        if failure.kind not in _NOT_RAISED_BY_TRANSFORMS:
+            failure = replace(failure, traceback=traceback_of(error))
         self.failures[failure.kind] += 1
         if failure.kind in DATA_AT_FAULT:
             self._give_up(stream, read, record, its, failure)
@@ -338,22 +351,27 @@ class Forward:
             stream.due = self._clock() + self._outage.delay(error)
             return
         if failure.kind is FailureKind.BUG:
+            self._failure_log.bug(record, failure, stream.tier)
             raise HandlerFailed(
                 f"The transform failed at {record.where}: {type(error).__name__}: {error}. That is a bug: neither the record "
                 "nor the environment is at fault, so the forwarder stops there. Mend it and start again; nothing is skipped."
             ) from error
         tries = self._tries.get((stream.where, read.offset), 0) + 1
         attempts = tries + (its.attempts if its else 0)
+        now = self._clock()
         after_s = error.after if isinstance(error, Retry) else None
         decision = self._policy.decide(stream.tier, attempts, self._jitter(), after_s)
         if isinstance(decision, InPlace):
             # The partition waits with it: one thread, one transaction, contiguous offsets.
             self._tries[stream.where, read.offset] = tries
-            stream.due = self._clock() + decision.delay_s
+            stream.due = now + decision.delay_s
+            self._failure_log.retried(record, failure, stream.tier, f"is tried again in {decision.delay_s:.1f} s", now)
         elif isinstance(decision, GiveUp):
+            self._failure_log.retried(record, failure, stream.tier, "was tried often enough", now)
             self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
             self._give_up(stream, read, record, its, exhausted(failure, attempts))
         else:
+            self._failure_log.retried(record, failure, stream.tier, f"goes to {self._topics[decision.tier]}", now)
             self._park(stream, read, record, its, decision.tier, failure)
 
     def _give_up(self, stream: Stream, read: Record, record: Record, its: Journey | None, failure: Failure) -> None:
@@ -375,6 +393,7 @@ class Forward:
             partition=record.partition,
         )
         self._in_transaction.dead_lettered += 1
+        self._dead.append((letter.record, failure, stream.tier))
         self._settled(stream, read)
 
     def _park(
@@ -462,6 +481,9 @@ class Forward:
         it.forwarded += done.forwarded
         it.dead_lettered += done.dead_lettered
         it.transactions += 1
+        for record, failure, tier in self._dead:
+            self._failure_log.dead(record, failure, tier)
+        self._dead.clear()
         if self._started_at is not None and done.consumed:
             it.seconds = self._clock() - self._started_at
 
@@ -473,6 +495,7 @@ class Forward:
             self._begun_at = None
             self.totals.aborted += 1
         self._in_transaction = Totals()
+        self._dead.clear()
         self._moved.clear()
         streams = list(self._partitions.open.values())
         self._source.pause([stream.where for stream in streams])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.connect_letter import connect_envelope
+from pipeline.core.dead_letter import TRACEBACK
 from pipeline.core.ports import Decoder
 from pipeline.core.record import Record
 from pipeline.core.redrive import LetterId, Selection, letter_id
@@ -44,6 +45,12 @@ class StoredLetter:
     def reason(self) -> str:
         """The failure class, or `unreadable` for what is no letter."""
         return str(self.envelope["reason"]) if self.envelope else "unreadable"
+
+    @property
+    def traceback(self) -> str | None:
+        """Where the handler failed, from the letter's own header; Connect's stack trace where it is one of Connect's."""
+        found = next((value for name, value in reversed(self.record.headers) if name == TRACEBACK), None)
+        return None if found is None else found.decode("utf-8", "backslashreplace")
 
     @property
     def key(self) -> str | None:
@@ -119,10 +126,11 @@ class LetterReader:
             **letter.row(),
             **{name: _text(it[name]) for name in it if name not in {"key", "value", "headers"}},
             "headers": [[each["name"], _bytes(each["value"])] for each in it.get("headers", ())],
-            "letter_headers": [[name, _bytes(content)] for name, content in letter.record.headers],
+            "letter_headers": [[name, _bytes(content)] for name, content in letter.record.headers if name != TRACEBACK],
             "value_hex": None if value is None else value.hex(),
             "value": original,
             "value_undecoded_because": problem,
+            "traceback": letter.traceback,
         }
 
     def stats(self) -> dict[str, Any]:

@@ -287,12 +287,13 @@ async function openLetter(id) {
   dialog.showModal();
   try {
     const it = await ask(`/dashboard/letters/${encodeURIComponent(id)}`);
-    const { headers, letter_headers: own, value, value_hex: hex, value_undecoded_because: why, error, ...facts } = it;
+    const { headers, letter_headers: own, value, value_hex: hex, value_undecoded_because: why, error, traceback, ...facts } = it;
     const block = (title, text) => [el("h3", {}, title), el("pre", { tabindex: "0" }, text)];
     const named = (list) => list.map(([name, content]) => `${name}: ${content ?? "null"}`).join("\n") || "none";
     dialog.replaceChildren(
       el("h2", { id: "letter-title" }, `Letter ${id}`),
       ...block("Error", error ?? "none is named"),
+      ...(traceback ? block("Traceback of the handler", traceback) : []),
       ...(value ? block("Value, decoded", JSON.stringify(value, null, 2)) : block("Value, not decoded", why ?? "there is none")),
       ...block("Value, raw (hex)", hex === null ? "null" : hex.replace(/(..)/g, "$1 ").trim()),
       el("h3", {}, "History"),
