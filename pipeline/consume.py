@@ -53,7 +53,8 @@ def main(
                 "kafka.bootstrap_servers": bootstrap_servers,
                 "consume.concurrency": concurrency,
                 "consume.processes": processes,
-            }
+            },
+            settings.CONSUMES,
         )
         labels = {"topic": configured.kafka.topic, "group": configured.kafka.consumer_group}
         if configured.consume.processes > 1:

@@ -110,7 +110,7 @@ def _letters(topic: str | None, bootstrap_servers: str | None) -> "AbstractConte
 
     telemetry.start_logging()
     flags = {"kafka.dead_letter_topic": topic, "kafka.bootstrap_servers": bootstrap_servers}
-    return wiring.letters(settings.load(flags))
+    return wiring.letters(settings.load(flags, settings.WITH_SCHEMAS))
 
 
 def _page(values: dict[str, Any]) -> str:

@@ -55,7 +55,8 @@ def main(
                 "forward.commit_interval_s": commit_interval,
                 "forward.batch": batch,
                 "forward.processes": processes,
-            }
+            },
+            settings.FORWARDS,
         )
         labels = {"topic": configured.kafka.topic, "group": configured.forward.group}
         if configured.forward.processes > 1:

@@ -72,7 +72,7 @@ def reset(
 def _cluster(bootstrap_servers: str | None, timeout_s: float) -> "Cluster":
     from pipeline import settings, wiring  # noqa: PLC0415
 
-    cluster = wiring.cluster(settings.load({"kafka.bootstrap_servers": bootstrap_servers}))
+    cluster = wiring.cluster(settings.load({"kafka.bootstrap_servers": bootstrap_servers}, (settings.KAFKA,)))
     cluster.wait_until_reachable(timeout_s)
     return cluster
 

@@ -54,7 +54,9 @@ def main(
 
     with telemetry.exit_codes():
         telemetry.start_logging()
-        configured = settings.load({"kafka.topic": topic, "kafka.bootstrap_servers": bootstrap_servers})
+        configured = settings.load(
+            {"kafka.topic": topic, "kafka.bootstrap_servers": bootstrap_servers}, settings.WITH_SCHEMAS
+        )
         try:
             with (
                 telemetry.stop_signals() as stopping,

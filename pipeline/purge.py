@@ -33,7 +33,9 @@ def purge(
     with telemetry.exit_codes():
         chosen = rule(redriven=redriven, before=before, including_due=including_due)
         telemetry.start_logging()
-        configured = settings.load({"kafka.dead_letter_topic": topic, "kafka.bootstrap_servers": bootstrap_servers})
+        configured = settings.load(
+            {"kafka.dead_letter_topic": topic, "kafka.bootstrap_servers": bootstrap_servers}, settings.WITH_SCHEMAS
+        )
         with wiring.purge(configured) as stage:
             found = stage.plan(chosen)
             if yes and not dry_run:

@@ -79,7 +79,9 @@ def _stage(
     from pipeline import settings, telemetry, wiring  # noqa: PLC0415
 
     telemetry.start_logging()
-    configured = settings.load({"kafka.dead_letter_topic": topic, "kafka.bootstrap_servers": servers})
+    configured = settings.load(
+        {"kafka.dead_letter_topic": topic, "kafka.bootstrap_servers": servers}, settings.WITH_SCHEMAS
+    )
     return wiring.redrive(
         configured, to_source=to_source, patch=patch, max_redrives=max_redrives, batch=batch, rate=rate
     )

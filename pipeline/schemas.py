@@ -81,17 +81,17 @@ def _files(directory: Path | None) -> "Schemas":
     from pipeline.serde import schema_files  # noqa: PLC0415
     from pipeline.settings import load  # noqa: PLC0415
 
-    return schema_files.load(schema_files.directory(load({"schemas.dir": directory}).schemas.dir))
+    return schema_files.load(schema_files.directory(load({"schemas.dir": directory}, ()).schemas.dir))
 
 
 def _registry(url: str | None, timeout: float) -> "Registry":
     from pipeline import wiring  # noqa: PLC0415
-    from pipeline.settings import load  # noqa: PLC0415
+    from pipeline.settings import REGISTRY, load  # noqa: PLC0415
 
-    settings = load({"registry.url": url})
+    settings = load({"registry.url": url}, (REGISTRY,))
     if timeout / 2 < settings.registry.timeout_s:
         # A request may take its time twice: one to a silent address must not outlast the wait.
-        settings = load({"registry.url": url, "registry.timeout_s": timeout / 2})
+        settings = load({"registry.url": url, "registry.timeout_s": timeout / 2}, (REGISTRY,))
     registry = wiring.registry(settings)
     registry.wait_until_reachable(timeout)
     return registry

@@ -5,10 +5,11 @@ Flag > environment (`PIPELINE_KAFKA__BOOTSTRAP_SERVERS`) > `.env` > `pipeline.to
 setting has, and lists all that is wrong at once. `Settings()` alone holds the defaults and reads nothing.
 """
 
+import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -16,9 +17,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pipeline.core import addresses, client_properties
 from pipeline.core.retry import duration, short, topic_name
 from pipeline.errors import SettingsRefused
-from pipeline.sources import EXTRA, Given, build, expanded, names, read, shown, written
+from pipeline.sources import EXTRA, PASSED_OVER, Given, borrowed, build, expanded, names, read, shown, written
 
 is_loopback = addresses.is_loopback
+_log = logging.getLogger(__name__)
 MASK = "••••"
 NO_TIERS = "none"
 TIERS_MAX = 8
@@ -282,18 +284,31 @@ class Row(NamedTuple):
 Say = Callable[[str], str]
 Contradiction = tuple[tuple[str, ...], str]
 
+# What a command works with: only what contradicts itself there refuses it.
+KAFKA: Final = "kafka"
+REGISTRY: Final = "registry"
+STORE: Final = "store"
+WORKER: Final = "consume"
+FORWARD: Final = "forward"
+ALL: Final = frozenset({KAFKA, REGISTRY, STORE, WORKER, FORWARD})
+CONSUMES: Final = ALL - {FORWARD}
+FORWARDS: Final = ALL - {WORKER, STORE}
+WITH_SCHEMAS: Final = frozenset({KAFKA, REGISTRY})
 
-def load(overrides: Mapping[str, object] | None = None) -> Settings:
+
+def load(overrides: Mapping[str, object] | None = None, uses: Collection[str] = ALL) -> Settings:
     """The settings of this run; `overrides` are flags by dotted name (`{"kafka.topic": "x"}`), None meaning not given.
 
-    Raises `SettingsRefused` with everything that is wrong, each by the name the user wrote, and no secret in it.
+    Raises `SettingsRefused` with everything that is wrong, each by the name the user wrote, and no secret in it; of what
+    contradicts each other only what concerns one of `uses`.
     """
-    return _load(overrides or {})[0]
+    return _load(overrides or {}, uses).settings
 
 
 def show(overrides: Mapping[str, object] | None = None) -> tuple[Settings, list[Row]]:
     """`load()`, and for each setting, in the order of the tree, its value and where it came from."""
-    settings, given = _load(overrides or {})
+    loaded = _load(overrides or {}, (KAFKA, REGISTRY), tell_all=True)
+    settings, given = loaded.settings, loaded.given
     rows = []
     for name in [*dict(names(Settings)), *(f"{EXTRA}{key}" for key in sorted(settings.kafka.extra))]:
         value = _value(settings, name)
@@ -303,11 +318,24 @@ def show(overrides: Mapping[str, object] | None = None) -> tuple[Settings, list[
             origin += f" {source.name}"
         plain = value is None or isinstance(value, int | float)  # bool too: an int to Python
         rows.append(Row(name, value if plain else shown(name, value), origin))
+    rows += [Row(key, None, f"{path} ({PASSED_OVER})") for key, path in loaded.passed_over.items()]
     return settings, rows
 
 
-def _load(overrides: Mapping[str, object]) -> tuple[Settings, dict[str, Given]]:
-    given, problems = read(Settings, overrides)
+def refusals(overrides: Mapping[str, object] | None = None) -> list[str]:
+    """What `show` lets pass although some command will be refused for it, each with the commands it concerns."""
+    return _load(overrides or {}, (KAFKA, REGISTRY)).others
+
+
+class _Loaded(NamedTuple):
+    settings: Settings
+    given: dict[str, Given]
+    passed_over: dict[str, str]
+    others: list[str]
+
+
+def _load(overrides: Mapping[str, object], uses: Collection[str], *, tell_all: bool = False) -> _Loaded:
+    given, problems, passed_over = read(Settings, overrides)
     settings, malformed = build(Settings, given)
     problems += malformed.values()
 
@@ -318,12 +346,22 @@ def _load(overrides: Mapping[str, object]) -> tuple[Settings, dict[str, Given]]:
         source = given.get(name, Given(value, name, "default"))
         return written(name, source._replace(value=value))
 
-    # A malformed setting has its default here: what that contradicts is nobody's business.
-    problems += [text for about, text in _contradictions(settings, say) if malformed.keys().isdisjoint(about)]
+    others = []
+    for concern, (about, text) in _contradictions(settings, say, given):
+        # A malformed setting has its default here: what that contradicts is nobody's business.
+        if not malformed.keys().isdisjoint(about):
+            continue
+        if concern in uses:
+            problems.append(text)
+        else:
+            others.append(f"{concern}: {text}")
     if problems:
-        listed = "".join(f"\n  - {problem}" for problem in problems)
+        problems += [text.partition(": ")[2] for text in others] if tell_all else []
+        listed = "".join(f"\n  - {problem}" for problem in dict.fromkeys(problems))
         raise SettingsRefused(f"The settings are refused (docs/reference/settings.md lists them all):{listed}")
-    return settings, given
+    if passed_over:
+        _log.info("Keys of Java's client alone, passed over: %s", ", ".join(passed_over))
+    return _Loaded(settings, given, passed_over, others)
 
 
 def _value(settings: Settings, name: str) -> Any:
@@ -335,40 +373,61 @@ def _value(settings: Settings, name: str) -> Any:
     return value
 
 
-def _contradictions(settings: Settings, say: Say) -> Iterator[Contradiction]:
-    """What is good by itself but not together: the names it is about, and what to say of it."""
-    topics = ("kafka.topic", "kafka.dead_letter_topic")
-    if settings.kafka.topic == settings.kafka.dead_letter_topic:
+def _contradictions(settings: Settings, say: Say, given: Mapping[str, Given]) -> Iterator[tuple[str, Contradiction]]:
+    """What is good by itself but not together: whom it concerns, the names it is about, and what to say of it."""
+    kafka, forward = settings.kafka, settings.forward
+    for concern in (WORKER, FORWARD):
+        yield from ((concern, each) for each in _dead_letters(kafka, say))
+    yield from ((WORKER, each) for each in _retry_names(settings, "kafka.consumer_group", kafka.consumer_group, say))
+    yield from ((FORWARD, each) for each in _retry_names(settings, "forward.group", forward.group, say))
+    for concern in (WORKER, FORWARD):
+        yield from ((concern, each) for each in _back_off(settings.retry, say))
+    yield from ((FORWARD, each) for each in _forward(settings, say))
+    for checked in (_sasl(kafka.security, say), _encryption(kafka, say), _extra(kafka, say)):
+        yield from ((KAFKA, each) for each in checked)
+    yield from ((REGISTRY, each) for each in _registry(settings.registry, say))
+    for secret, address in borrowed(given):
+        concern = REGISTRY if address.startswith("registry.") else KAFKA
+        why = f"{say(address)} would get {secret} of {given[secret].origin}: whoever may write a .env here would be sent it"
+        yield concern, ((secret, address), f"{why}. Give the address where the secret is given, or the secret in .env")
+
+
+def _dead_letters(kafka: Kafka, say: Say) -> Iterator[Contradiction]:
+    if kafka.topic == kafka.dead_letter_topic:
+        topics = ("kafka.topic", "kafka.dead_letter_topic")
         yield topics, f"{say(topics[0])} and {say(topics[1])} are one topic: give the dead letters their own"
-    outputs = ("kafka.topic", "forward.topic", "kafka.dead_letter_topic")
-    if settings.forward.topic in {settings.kafka.topic, settings.kafka.dead_letter_topic}:
-        yield (
-            outputs,
-            f"{say(outputs[1])} is {say(outputs[0])} or {say(outputs[2])}: give what is forwarded its own topic",
-        )
+
+
+def _forward(settings: Settings, say: Say) -> Iterator[Contradiction]:
+    for other in ("kafka.topic", "kafka.dead_letter_topic"):
+        if settings.forward.topic == _value(settings, other):
+            both = ("forward.topic", other)
+            yield both, f"{say(both[0])} is {say(both[1])}: give what is forwarded a topic of its own"
     if settings.forward.commit_interval_s * 1000 >= settings.forward.transaction_timeout_ms:
         both = ("forward.commit_interval_s", "forward.transaction_timeout_ms")
         yield both, f"{say(both[0])} is not below {say(both[1])}: every transaction would time out"
-    yield from _retry(settings, say)
-    yield from _sasl(settings.kafka.security, say)
-    yield from _encryption(settings.kafka, say)
-    yield from _registry(settings.registry, say)
-    for key, value in settings.kafka.extra.items():
-        if reason := client_properties.why_reserved(key, value):
-            yield (f"{EXTRA}{key}",), f"{say(f'{EXTRA}{key}')} {reason}"
 
 
-def _retry(settings: Settings, say: Say) -> Iterator[Contradiction]:
-    kafka, names_ = settings.kafka, ("kafka.topic", "kafka.consumer_group", "retry.tiers")
+def _retry_names(settings: Settings, name: str, group: str, say: Say) -> Iterator[Contradiction]:
+    names_ = ("kafka.topic", name, "retry.tiers")
     for delay in settings.retry.delays[-1:]:
         try:
-            _topic_name(topic_name(kafka.topic, kafka.consumer_group, delay))
+            _topic_name(topic_name(settings.kafka.topic, group, delay))
         except ValueError:
             mend = "use letters, digits, '.', '_' and '-' only, and fewer of them, or set retry.tiers to none"
             yield names_, f"{say(names_[0])} and {say(names_[1])} give the retry topics no possible name: {mend}"
-    if settings.retry.backoff_s > settings.retry.backoff_max_s:
+
+
+def _back_off(retry: Retry, say: Say) -> Iterator[Contradiction]:
+    if retry.backoff_s > retry.backoff_max_s:
         both = ("retry.backoff_s", "retry.backoff_max_s")
         yield both, f"{say(both[0])} is more than {say(both[1])}"
+
+
+def _extra(kafka: Kafka, say: Say) -> Iterator[Contradiction]:
+    for key, value in kafka.extra.items():
+        if reason := client_properties.why_reserved(key, value):
+            yield (f"{EXTRA}{key}",), f"{say(f'{EXTRA}{key}')} {reason}"
 
 
 def _sasl(security: Security, say: Say) -> Iterator[Contradiction]:

@@ -10,18 +10,31 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
 
+from dotenv.parser import parse_stream
+from dotenv.variables import Variable, parse_variables
 from pydantic import BaseModel, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
-from pipeline.core import client_properties
+from pipeline.core import addresses, client_properties
 
 PREFIX = "PIPELINE_"
 EXTRA = "kafka.extra."
 PROPERTIES_FILE = "KAFKA_CONFIG_FILE"
-MASK = "••••"
+MASK = addresses.HIDDEN
+# Secrets, and where each is sent.
+_SENT_TO = (
+    ("registry.password", "registry.url"),
+    ("registry.user", "registry.url"),
+    ("kafka.security.password", "kafka.bootstrap_servers"),
+    (f"{EXTRA}sasl.oauthbearer.client.secret", f"{EXTRA}sasl.oauthbearer.token.endpoint.url"),
+    (f"{EXTRA}sasl.oauthbearer.client.credentials.client.secret", f"{EXTRA}sasl.oauthbearer.token.endpoint.url"),
+)
+PASSED_OVER = "passed over: of Java's client alone"
 
 Tree = TypeVar("Tree", bound=BaseModel)
 
@@ -40,6 +53,8 @@ class Given(NamedTuple):
     value: object
     name: str
     origin: str
+    planted: bool = False
+    """It stands in `.env`, or in a file that `.env` names: whoever may write into the current folder gave it."""
 
 
 def expanded(path: Path) -> Path:
@@ -75,18 +90,30 @@ def shown(name: str, value: object, annotation: object = None) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     text = text if text.isprintable() else repr(text)
     secret = annotation is SecretStr or SecretStr in get_args(annotation)
-    if name.endswith(".url") or name == "kafka.bootstrap_servers":
-        scheme, slashes, rest = text.rpartition("://")
-        masked = "@" in rest or "?" in rest or (secret and not slashes)
-        return f"{scheme}{slashes}{MASK}" if masked else text
+    scheme, slashes, _ = text.partition("://")
+    is_address = name.endswith(".url") or name == "kafka.bootstrap_servers"
+    if (is_address or slashes) and addresses.has_secret_part(text):
+        return f"{scheme}{slashes}{MASK}" if is_address and slashes else MASK
+    if is_address and (slashes or not secret):
+        return text
     return MASK if secret or (name.startswith(EXTRA) and client_properties.is_secret(name)) else text
 
 
-def read(tree: type[BaseModel], overrides: Mapping[str, object]) -> tuple[dict[str, Given], list[str]]:
+class Read(NamedTuple):
+    """What the sources gave by name, what is wrong with them, and keys of a properties file that only Java's client has."""
+
+    given: dict[str, Given]
+    problems: list[str]
+    passed_over: dict[str, str]
+
+
+def read(tree: type[BaseModel], overrides: Mapping[str, object]) -> Read:
     """Ask every source and let the first that knows a name win; what cannot be read or is unknown is a problem."""
     problems: list[str] = []
+    passed_over: dict[str, str] = {}
     environment = _variables(EnvSettingsSource(BaseSettings), "environment")
-    dotenv = _attempt(problems, ".env", _dotenv)
+    problems += _quoted(environment)
+    dotenv = _attempt(problems, ".env", lambda: _dotenv(problems))
     toml = _attempt(problems, "pipeline.toml", _toml)
     in_dotenv = dotenv.pop(PROPERTIES_FILE, None)
     named_by = environment.pop(PROPERTIES_FILE, in_dotenv)
@@ -94,30 +121,58 @@ def read(tree: type[BaseModel], overrides: Mapping[str, object]) -> tuple[dict[s
     layers = [flags, environment, dotenv, toml]
     if named_by:
         path = expanded(Path(str(named_by.value)))
-        layers.append(_attempt(problems, f"{PROPERTIES_FILE}={path}", lambda: _properties(path, problems)))
+        planted = in_dotenv if named_by is in_dotenv else None
+        read_file = partial(_properties, path, problems, passed_over, planted=planted is not None)
+        layers.append(_attempt(problems, f"{PROPERTIES_FILE}={path}", read_file))
     merged: dict[str, Given] = {}
     for layer in reversed(layers):
         merged |= layer
     unknown = _unknown(merged, [name for name, _ in names(tree)])
-    return {name: one for name, one in merged.items() if name not in unknown}, [*problems, *unknown.values()]
+    known = {name: one for name, one in merged.items() if name not in unknown}
+    return Read(known, [*problems, *unknown.values()], passed_over)
 
 
 def build(tree: type[Tree], given: Mapping[str, Given]) -> tuple[Tree, dict[str, str]]:
     """The settings, with its default in place of each malformed one, and by name what is wrong with those."""
     annotations = dict(names(tree))
+    given = {name: _cleaned(name, one, annotations.get(name)) for name, one in given.items()}
     malformed = {
         name: f"{one.name} ({one.origin}) is empty: give it a value or leave it out"
         for name, one in given.items()
         if not name.startswith(EXTRA) and not str(one.value).strip()
     }
     try:
-        return tree(**_nested(given, malformed)), malformed
+        built = tree(**_nested(given, malformed))
     except ValidationError as error:
         for one in error.errors(include_url=False):
             name = ".".join(map(str, one["loc"]))
             reason = str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"]
             malformed[name] = f"{written(name, given[name], annotations.get(name))}: {reason}"
+        built = tree(**_nested(given, malformed))
+    for name, value in _texts(built.model_dump()):
+        if name in given and value != value.strip():
+            malformed.setdefault(
+                name, f"{given[name].name} ({given[name].origin}) begins or ends with a blank: leave it out"
+            )
     return tree(**_nested(given, malformed)), malformed
+
+
+def _cleaned(name: str, given: Given, annotation: object) -> Given:
+    """A secret without the end of the line of the file that it was read from, which is no part of it."""
+    secret = annotation is SecretStr or SecretStr in get_args(annotation)
+    secret = secret or (name.startswith(EXTRA) and client_properties.is_secret(name))
+    if secret and isinstance(given.value, str):
+        return given._replace(value=given.value.removeprefix("\ufeff").rstrip("\r\n"))
+    return given
+
+
+def _texts(built: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """By dotted name, every setting that is a text and no secret."""
+    for key, value in built.items():
+        if isinstance(value, dict):
+            yield from _texts(value, f"{prefix}{key}.")
+        elif isinstance(value, str):
+            yield f"{prefix}{key}", value
 
 
 def written(name: str, given: Given, annotation: object = None) -> str:
@@ -136,6 +191,14 @@ def _nested(given: Mapping[str, Given], without: Mapping[str, str]) -> dict[str,
                 section = section.setdefault(part, {})
             section[leaf] = one.value
     return nested
+
+
+def borrowed(given: Mapping[str, Given]) -> Iterator[tuple[str, str]]:
+    """A secret of the environment (or of a flag) and the address in `.env` that it would be sent to."""
+    for secret, address in _SENT_TO:
+        held, to = given.get(secret), given.get(address)
+        if held is not None and to is not None and to.planted and held.origin in {"environment", "flag"}:
+            yield secret, address
 
 
 def _unknown(given: Mapping[str, Given], known: list[str]) -> dict[str, str]:
@@ -182,7 +245,7 @@ def _variables(source: EnvSettingsSource, origin: str) -> dict[str, Given]:
     for lower, value in source.env_vars.items():
         name = lower.upper()
         if name == PROPERTIES_FILE:
-            given[name] = Given(value or "", name, origin)
+            given[name] = Given((value or "").strip(), name, origin)
         elif name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(f"{name}={value or ''}"):
             given[_setting(lower)] = Given(value or "", name, origin)
     return given
@@ -196,12 +259,42 @@ def _setting(lower: str) -> str:
     return parts.replace("__", ".")
 
 
-def _dotenv() -> dict[str, Given]:
-    return _variables(DotEnvSettingsSource(BaseSettings, ".env", "utf-8-sig"), ".env")
+def _quoted(environment: Mapping[str, Given]) -> Iterator[str]:
+    """What came with its quotes, as from an env-file of Docker's: nobody means them, and a password would be another."""
+    for one in environment.values():
+        text = str(one.value).strip()
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+            yield (
+                f"{one.name} ({one.origin}) holds quotes around its value: leave them out. A shell takes them away, an "
+                "env-file does not. Quotes that belong to it can be given in .env or pipeline.toml"
+            )
+
+
+def _dotenv(problems: list[str]) -> dict[str, Given]:
+    path = Path(".env")
+    if path.is_file():
+        problems += _dotenv_problems(path.read_text(encoding="utf-8-sig"))
+    found = _variables(DotEnvSettingsSource(BaseSettings, path, "utf-8-sig"), ".env")
+    return {name: one._replace(planted=True) for name, one in found.items()}
+
+
+def _dotenv_problems(text: str) -> Iterator[str]:
+    """Lines that would be passed over, and `${NAME}` of nothing, which would be replaced by nothing: never a value."""
+    bindings = list(parse_stream(StringIO(text)))
+    there = {binding.key for binding in bindings if binding.key}
+    for binding in bindings:
+        line = binding.original.line
+        if binding.error:
+            yield f".env line {line} is not NAME=VALUE"
+        elif (binding.key or "").upper().startswith(PREFIX):
+            for atom in parse_variables(binding.value or ""):
+                if isinstance(atom, Variable) and atom.default is None and atom.name not in there | os.environ.keys():
+                    yield f".env line {line}: {binding.key} refers to a name in ${{…}} that is not set"
 
 
 def _toml() -> dict[str, Given]:
-    table = TomlConfigSettingsSource(BaseSettings, Path("pipeline.toml")).toml_data
+    path = Path("pipeline.toml")
+    table = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     return {name: Given(value, name, "pipeline.toml") for name, value in _flat(table)}
 
 
@@ -214,7 +307,17 @@ def _flat(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _properties(path: Path, problems: list[str]) -> dict[str, Given]:
-    found = client_properties.parse(path.read_text(encoding="utf-8-sig"))
-    problems += [f"{path}: {problem}" for problem in found.problems]
-    return {name: Given(value, found.written[name], str(path)) for name, value in found.values.items()}
+def _properties(path: Path, problems: list[str], passed_over: dict[str, str], *, planted: bool) -> dict[str, Given]:
+    content = path.read_bytes()
+    where = f"{path}:"
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text, where = content.decode("latin-1"), f"{path} cannot be read as UTF-8, and as Latin-1, which Java takes,"
+    if "\0" in text:
+        problems.append(f"{path} cannot be read: it is no text, or in UTF-16. Write it as UTF-8")
+        return {}
+    found = client_properties.parse(text)
+    problems += [f"{where} {problem}" for problem in found.problems]
+    passed_over |= dict.fromkeys(found.passed_over, str(path))
+    return {name: Given(value, found.written[name], str(path), planted) for name, value in found.values.items()}

@@ -35,7 +35,7 @@ def main(
         from pipeline.serde import schema_files  # noqa: PLC0415
         from pipeline.stages import provision, topic_report  # noqa: PLC0415
 
-        loaded = settings.load({"kafka.bootstrap_servers": bootstrap_servers})
+        loaded = settings.load({"kafka.bootstrap_servers": bootstrap_servers}, (settings.KAFKA,))
         beside = schema_files.directory(loaded.schemas.dir) / "topics.toml"
         declared = provision.read(file or loaded.topics.file or beside, partitions, replication)
         cluster = wiring.cluster(loaded)

@@ -44,7 +44,8 @@ def main(
                 "kafka.topic": topic,
                 "kafka.consumer_group": group,
                 "kafka.bootstrap_servers": bootstrap_servers,
-            }
+            },
+            settings.CONSUMES,
         )
         api = configured.api
         with telemetry.stop_signals() as stopping:

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 def create() -> FastAPI:
     """The app with the settings of the environment."""
-    return application(Service(settings.load()))
+    return application(Service(settings.load(uses=settings.CONSUMES)))
 
 
 def application(service: Service) -> FastAPI:

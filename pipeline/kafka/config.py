@@ -106,6 +106,22 @@ def check(kafka: Kafka) -> None:
         raise SettingsRefused(f"The Kafka client refuses kafka.extra (or the file of KAFKA_CONFIG_FILE):{listed}")
 
 
+def check_names(kafka: Kafka) -> None:
+    """Refuse properties that librdkafka does not have, without making a client: to look at settings runs nothing of theirs.
+
+    Where its table cannot be read, nothing is refused.
+    """
+    unknown = sorted(kafka.extra.keys() - scopes().keys()) if scopes() else []
+    if unknown:
+        listed = "".join(f"\n  - {_unknown(name)}" for name in unknown)
+        raise SettingsRefused(f"The Kafka client refuses kafka.extra (or the file of KAFKA_CONFIG_FILE):{listed}")
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, scopes(), n=1)
+    return f"{name} is not a property of librdkafka" + "".join(f": did you mean {n}?" for n in near)
+
+
 def _group(kafka: Kafka, extra: Properties) -> Properties:
     """Range in both protocols: a partition of the source and of its retry topics must belong to one member."""
     if kafka.group_protocol == "consumer":
@@ -135,8 +151,7 @@ def _problems(client: type[Producer | Consumer], properties: Properties) -> set[
             blamed = _BLAMED.search(reason)
             name = blamed[1] if blamed else ""
             if reason.startswith("No such"):
-                near = difflib.get_close_matches(name, scopes(), n=1)
-                reason = f"{name} is not a property of librdkafka" + "".join(f": did you mean {n}?" for n in near)
+                reason = _unknown(name)
             problems.add(reason.strip())
             if trial.pop(name, None) is None:
                 return problems

@@ -51,7 +51,7 @@ def up(
     with telemetry.exit_codes():
         # As Ctrl-C does: what is half started is ended before this ends.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        configured = settings.load().local
+        configured = settings.load(uses=()).local
         with fetch_progress() as progress:
             installed = class_archives.install(
                 configured.cache_dir or artifacts.default_cache(), progress, telemetry.say
@@ -90,7 +90,7 @@ def down(*, wipe: Annotated[bool, typer.Option("--wipe", help="Forget the data a
         if not local.wipe():
             telemetry.say(f"there was no {local.folder}")
             return
-        store = sources.shown("store.url", settings.load().store.url)
+        store = sources.shown("store.url", settings.load(uses=()).store.url)
         telemetry.say(
             f"{local.folder} is gone\n"
             f"If the store ({store}) was filled from these topics, empty it as well: its rows keep their old offsets, "
@@ -155,7 +155,7 @@ def _stack() -> "LocalStack":
     from pipeline import settings  # noqa: PLC0415
     from pipeline.local import artifacts, stack  # noqa: PLC0415
 
-    configured = settings.load().local
+    configured = settings.load(uses=()).local
     folder = configured.dir or stack.default_folder()
     return stack.LocalStack(folder, _ports(folder, 0), artifacts.NOTHING)
 
@@ -165,7 +165,7 @@ def _ports(folder: Path, brokers: int) -> "Ports":
     from pipeline import settings  # noqa: PLC0415
     from pipeline.local import ports, stack  # noqa: PLC0415
 
-    configured, recorded = settings.load().local, stack.recorded_ports(folder)
+    configured, recorded = settings.load(uses=()).local, stack.recorded_ports(folder)
     count = brokers or (len(recorded.kafka) if recorded is not None else 1)
     return ports.Ports.chosen(configured.kafka_port, configured.registry_port, count)
 

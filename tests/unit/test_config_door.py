@@ -54,3 +54,36 @@ def test_property_librdkafka_does_not_know_is_refused_with_the_nearest_one(run):
     result = run(PIPELINE_KAFKA__EXTRA__LINGER_MZ="5")
     assert result.exit_code == 2
     assert "linger.mz is not a property of librdkafka: did you mean linger.ms?" in result.stderr
+
+
+def test_looking_at_settings_makes_no_client(run, monkeypatch):
+    def no_client(*_, **__):
+        pytest.fail("a client was made")
+
+    for name in ("Producer", "Consumer"):
+        monkeypatch.setattr(f"pipeline.kafka.config.{name}", no_client)
+    assert run(PIPELINE_KAFKA__EXTRA__LINGER_MS="soon").exit_code == 0
+    assert run(PIPELINE_KAFKA__EXTRA__LINGER_MZ="5").exit_code == 2
+
+
+@pytest.mark.parametrize("source", ["pipeline.toml", ".env", "client.properties"])
+def test_library_that_a_file_in_the_current_folder_names_is_refused_and_not_loaded(run, tmp_path, source):
+    texts = {
+        "pipeline.toml": '[kafka.extra]\n"plugin.library.paths" = "./absent.so"\n',
+        ".env": "PIPELINE_KAFKA__EXTRA__PLUGIN_LIBRARY_PATHS=./absent.so\n",
+        "client.properties": "plugin.library.paths=./absent.so\n",
+    }
+    (tmp_path / source).write_text(texts[source])
+    named = {"KAFKA_CONFIG_FILE": source} if source == "client.properties" else {}
+    result = run(**named)
+    assert result.exit_code == 2
+    assert "would make this process run a library of somebody's choosing" in result.stderr
+    assert "dlopen" not in result.stderr
+
+
+def test_setting_that_only_another_command_is_refused_for_is_shown_and_said(run):
+    result = run(PIPELINE_KAFKA__TOPIC="orders.by-customer.v1")
+    assert result.exit_code == 0
+    assert (
+        "! refused by forward: forward.topic=orders.by-customer.v1 (default) is PIPELINE_KAFKA__TOPIC" in result.stderr
+    )

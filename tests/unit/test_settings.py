@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import SettingsRefused
-from pipeline.settings import Kafka, Settings, load, show
+from pipeline.settings import ALL, FORWARD, KAFKA, REGISTRY, WORKER, Kafka, Settings, load, show
 from pipeline.sources import env_name, names
 
 SECRET = "hunter2"
@@ -464,3 +464,157 @@ def test_every_setting_is_on_its_page():
     ]
     assert rows == expected
     assert [name for name, *_ in rows] == [name for name, _ in names(Settings)]
+
+
+LONG_COMMITS = {"PIPELINE_FORWARD__TRANSACTION_TIMEOUT_MS": "1000", "PIPELINE_FORWARD__COMMIT_INTERVAL_S": "5"}
+CONSUMED = {"PIPELINE_KAFKA__TOPIC": "orders.by-customer.v1"}
+# Settings that contradict each other, and the commands that are refused for it.
+CONCERNS = {
+    "forward's topic": (CONSUMED, {FORWARD}),
+    "forward's transaction": (LONG_COMMITS, {FORWARD}),
+    "forward's group": ({"PIPELINE_FORWARD__GROUP": "my group"}, {FORWARD}),
+    "the worker's group": ({"PIPELINE_KAFKA__CONSUMER_GROUP": "my group"}, {WORKER}),
+    "dead letters": ({"PIPELINE_KAFKA__DEAD_LETTER_TOPIC": "orders.v1"}, {WORKER, FORWARD}),
+    "back-off": ({"PIPELINE_RETRY__BACKOFF_S": "9"}, {WORKER, FORWARD}),
+    "SASL": ({"PIPELINE_KAFKA__SECURITY__PROTOCOL": "SASL_SSL"}, {KAFKA}),
+    "a property": ({"PIPELINE_KAFKA__EXTRA__ACKS": "1"}, {KAFKA}),
+    "the registry's user": ({"PIPELINE_REGISTRY__USER": "me"}, {REGISTRY}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONCERNS)
+def test_command_is_refused_for_what_it_works_with_and_for_nothing_else(env, case):
+    variables, concerned = CONCERNS[case]
+    env(**variables)
+    load(uses=ALL - concerned)
+    for each in concerned:
+        with pytest.raises(SettingsRefused):
+            load(uses={each})
+
+
+def test_forward_says_which_of_the_two_topics_it_would_write_into(env):
+    env(**CONSUMED)
+    (problem,) = problems()
+    assert "PIPELINE_KAFKA__TOPIC=orders.by-customer.v1 (environment)" in problem
+    assert "dead_letter" not in problem
+
+
+@pytest.mark.parametrize("at_the_end", ["\n", "\r\n"])
+def test_end_of_the_line_of_a_secrets_file_is_no_part_of_the_secret(env, at_the_end):
+    env(**SASL | {"PIPELINE_KAFKA__SECURITY__PASSWORD": f" {SECRET} {at_the_end}"})
+    password = load().kafka.security.password
+    assert password is not None
+    assert password.get_secret_value() == f" {SECRET} "
+
+
+@pytest.mark.parametrize("value", [" workers", "workers ", "workers\n", "\tworkers"])
+@pytest.mark.parametrize(
+    "name", ["PIPELINE_KAFKA__CONSUMER_GROUP", "PIPELINE_KAFKA__INSTANCE", "PIPELINE_KAFKA__EXTRA__CLIENT_RACK"]
+)
+def test_blank_around_a_value_is_refused(env, name, value):
+    env(**{name: value})
+    assert problems() == [f"{name} (environment) begins or ends with a blank: leave it out"]
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_that_came_along_are_refused_in_the_environment_and_taken_away_in_dotenv(bare, env, quote):
+    (bare / ".env").write_text(f"PIPELINE_KAFKA__CONSUMER_GROUP={quote}g{quote}\n")
+    assert load().kafka.consumer_group == "g"
+    env(**SASL | {"PIPELINE_KAFKA__SECURITY__PASSWORD": f"{quote}{SECRET}{quote}"})
+    (problem,) = problems()
+    assert "holds quotes around its value" in problem
+    assert SECRET not in problem
+
+
+def test_files_that_begin_with_a_byte_order_mark_are_read(bare, env):
+    for name, text in {
+        "pipeline.toml": "[kafka]\ntopic = 't'\n",
+        ".env": "PIPELINE_KAFKA__CONSUMER_GROUP=g\n",
+        "c.properties": "client.id=x\n",
+    }.items():
+        (bare / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    env(KAFKA_CONFIG_FILE="c.properties")
+    kafka = load().kafka
+    assert (kafka.topic, kafka.consumer_group, kafka.extra) == ("t", "g", {"client.id": "x"})
+
+
+def test_line_of_dotenv_that_cannot_be_read_is_refused_by_its_number(bare):
+    (bare / ".env").write_text(f"A=1\nPIPELINE_REGISTRY__PASSWORD {SECRET}\nPIPELINE_KAFKA__INSTANCE='open\n")
+    found = problems()
+    assert ".env line 2 is not NAME=VALUE" in found
+    assert not any(SECRET in each for each in found)
+
+
+def test_reference_to_nothing_in_dotenv_is_refused_and_to_something_is_filled_in(bare, env):
+    (bare / ".env").write_text("PIPELINE_KAFKA__CONSUMER_GROUP=a${STAGE}\nPIPELINE_KAFKA__INSTANCE=${NONE:-x}\n")
+    assert problems() == [".env line 1: PIPELINE_KAFKA__CONSUMER_GROUP refers to a name in ${…} that is not set"]
+    env(STAGE="b")
+    kafka = load().kafka
+    assert (kafka.consumer_group, kafka.instance) == ("ab", "x")
+
+
+CREDENTIALS = {"PIPELINE_REGISTRY__USER": "me", "PIPELINE_REGISTRY__PASSWORD": SECRET}
+
+
+def test_address_in_dotenv_gets_no_credentials_of_the_environment(bare, env):
+    (bare / ".env").write_text("PIPELINE_REGISTRY__URL=https://elsewhere.example\n")
+    assert load().registry.url == "https://elsewhere.example"
+    env(**CREDENTIALS)
+    found = problems()
+    assert len(found) == 2
+    assert (
+        "PIPELINE_REGISTRY__URL=https://elsewhere.example (.env) would get registry.password of environment"
+        in found[0] + found[1]
+    )
+    assert not any(SECRET in each for each in found)
+    env(PIPELINE_REGISTRY__URL="https://registry.example")
+    assert load().registry.url == "https://registry.example"
+
+
+def test_address_in_a_file_that_dotenv_names_gets_none_either(bare, env):
+    (bare / "c.properties").write_text(
+        "bootstrap.servers=elsewhere:9092\nschema.registry.url=https://elsewhere.example\n"
+    )
+    (bare / ".env").write_text("KAFKA_CONFIG_FILE=c.properties\n")
+    env(**SASL | CREDENTIALS)
+    assert len(problems()) == 3
+    env(KAFKA_CONFIG_FILE="c.properties")
+    load()
+
+
+def test_address_in_dotenv_goes_with_its_own_credentials_and_in_toml_with_those_of_the_environment(bare, env):
+    dotenv = bare / ".env"
+    dotenv.write_text(
+        "".join(f"{name}={value}\n" for name, value in CREDENTIALS.items()) + "PIPELINE_REGISTRY__URL=https://r\n"
+    )
+    assert load().registry.url == "https://r"
+    dotenv.unlink()
+    (bare / "pipeline.toml").write_text("[registry]\nurl = 'https://r'\n")
+    env(**CREDENTIALS)
+    assert load().registry.url == "https://r"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("PIPELINE_STORE__URL", f"postgresql+psycopg://u:{SECRET}://{SECRET}@h/db", "postgresql+psycopg://••••"),
+        ("PIPELINE_STORE__URL", f"postgresql+psycopg://u:{SECRET}@{SECRET}@h/db", "postgresql+psycopg://••••"),
+        ("PIPELINE_STORE__URL", f"postgresql://h/db?user=u&password={SECRET}", "postgresql://••••"),
+        ("PIPELINE_REGISTRY__URL", f"https://h/?k={SECRET}", "https://••••"),
+        ("PIPELINE_KAFKA__EXTRA__SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", f"https://u:{SECRET}@idp/t", "https://••••"),
+        ("PIPELINE_KAFKA__EXTRA__CLIENT_RACK", f"x://u:{SECRET}@idp/t", "••••"),
+    ],
+)
+def test_secret_part_of_an_address_is_not_shown(env, name, value, shown):
+    env(**{name: value})
+    _, rows = show()
+    assert SECRET not in str(rows)
+    assert shown in {row.value for row in rows}
+
+
+def test_keys_of_javas_client_are_shown_as_passed_over(bare, env):
+    (bare / "c.properties").write_bytes(b"# caf\xe9\nkey.serializer=org.example.K\nclient.id=x\n")
+    env(KAFKA_CONFIG_FILE="c.properties")
+    settings, rows = show()
+    assert settings.kafka.extra == {"client.id": "x"}
+    assert rows[-1] == ("key.serializer", None, "c.properties (passed over: of Java's client alone)")

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from pipeline.core.client_properties import is_secret, parse, why_reserved
@@ -102,6 +104,28 @@ def test_problems_name_the_line_or_the_key_and_never_a_value():
         ("message.max.bytes", "1000000", "P5"),
         ("enable.partition.eof", "false", "--until-end"),
         ("enable.ssl.certificate.verification", "false", "kafka.security.ca_location"),
+        *(
+            ("enable.ssl.certificate.verification", value, "the broker is the one")
+            for value in ("False", "0", "no", "F", "")
+        ),
+        *(
+            ("ssl.endpoint.identification.algorithm", value, "the broker is the one")
+            for value in ("none", "NONE", "", " ")
+        ),
+        ("enable.sasl.oauthbearer.unsecure.jwt", "true", "no signature"),
+        ("enable.sasl.oauthbearer.unsecure.jwt", "1", "no signature"),
+        ("plugin.library.paths", "./evil.so", "run a library"),
+        ("Plugin.Library.Paths", "./evil.so", "run a library"),
+        (" plugin.library.paths", "", "run a library"),
+        ("ssl.engine.location", "./evil.so", "run a library"),
+        ("ssl.providers", "evil", "run a library"),
+        ("sasl.kerberos.kinit.cmd", "touch x", "run a command"),
+        ("ssl.cipher.suites", "NULL", "without encryption"),
+        ("ssl.cipher.suites", "ECDHE-RSA-AES256-GCM-SHA384:aNULL", "without encryption"),
+        ("ssl.cipher.suites", "TLS_RSA_WITH_NULL_SHA256", "without encryption"),
+        ("ssl.cipher.suites", "DEFAULT@SECLEVEL=0", "without encryption"),
+        ("sasl.oauthbearer.token.endpoint.url", "http://idp.example/token", "unencrypted"),
+        ("test.mock.num.brokers", "3", "P1"),
         ("group.id", "g", "kafka.consumer_group"),
         ("group.instance.id", "g", "kafka.instance"),
         ("metadata.broker.list", "a:1", "kafka.bootstrap_servers"),
@@ -127,6 +151,12 @@ def test_key_that_carries_a_promise_is_reserved_with_the_reason(key, value, reas
         ("message.max.bytes", "1000000000"),
         ("linger.ms", "50"),
         ("sasl.oauthbearer.method", "oidc"),
+        ("enable.ssl.certificate.verification", "True"),
+        ("ssl.endpoint.identification.algorithm", "HTTPS"),
+        ("enable.sasl.oauthbearer.unsecure.jwt", "false"),
+        ("ssl.cipher.suites", "ECDHE-RSA-AES256-GCM-SHA384:!aNULL:!eNULL"),
+        ("sasl.oauthbearer.token.endpoint.url", "https://idp.example/token"),
+        ("sasl.oauthbearer.token.endpoint.url", "http://localhost:8080/token"),
     ],
 )
 def test_value_that_keeps_the_promise_is_let_through(key, value):
@@ -140,6 +170,135 @@ def test_secrets_among_client_keys_are_known():
         "sasl.oauthbearer.client.secret",
         "ssl.key.pem",
         "sasl.jaas.config",
+        "SSL.Key.Passwd",
+        "sasl.oauthbearer.assertion.private.key.passphrase",
+        "ssl.keystore.key",
+        "schema.registry.basic.auth.user.info",
+        "bearer.auth.token",
+        "my.api.key",
     ]
     assert all(map(is_secret, secret))
     assert not any(map(is_secret, ["linger.ms", "client.id", "ssl.key.location", "sasl.oauthbearer.client.id"]))
+
+
+def test_file_as_javas_own_writer_writes_it_is_read_back():
+    text = (
+        "#Sat Nov 28 10:00:00 GMT 2026\nbootstrap.servers=broker\\:9092\nbasic.auth.user.info=KEY\\:a\\=b\\\\c\\#d\\!\n"
+        "sasl.username=u\\u00e9\nsasl.password=\\ x\\\\y\n"
+    )
+    assert parse(text).values == {
+        "kafka.bootstrap_servers": "broker:9092",
+        "registry.user": "KEY",
+        "registry.password": "a=b\\c#d!",
+        "kafka.security.user": "ué",
+        "kafka.security.password": "x\\y",
+    }
+
+
+def test_backslash_of_librdkafkas_own_password_that_java_would_drop_is_kept():
+    assert parse("sasl.password=a\\b\\d").values["kafka.security.password"] == "a\\b\\d"
+
+
+@pytest.mark.parametrize("line", ["sasl.password=pa\\nss", "sasl.username=a\\tb", "basic.auth.user.info=u:C\\rx"])
+def test_password_that_a_backslash_would_make_another_one_is_refused_with_its_line(line):
+    (problem,) = parse(f"client.id=x\n{line}").problems
+    assert problem.startswith("line 2: ")
+    assert "control character" in problem
+
+
+PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
+OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
+SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
+
+
+@pytest.mark.parametrize(
+    ("line", "user", "password"),
+    [
+        (f'{PLAIN} required username="a b" password="c d";', "a b", "c d"),
+        (f"{PLAIN} required username=alice password=s3cret;", "alice", "s3cret"),
+        (f'{PLAIN} REQUIRED username = "u" password = "p" ;', "u", "p"),
+        (f'{PLAIN} required password="p" serviceName=kafka username="u";', "u", "p"),
+        (f'{SCRAM} required \\\n   username="u" \\\n   password="p";', "u", "p"),
+        (f'{SCRAM} required username="u" password="p\\\\"q";', "u", 'p"q'),
+        (f'{SCRAM} required username=\\"u\\" password=\\"p\\";', "u", "p"),
+        (f'{SCRAM} required username="u" password="p;\'=#!:/*//";', "u", "p;'=#!:/*//"),
+        (f"kafkashaded.{SCRAM} required username='u' password='p';", "u", "p"),
+        (f'{SCRAM} required /* who */ username="u" password="p"; // end', "u", "p"),
+        (f'{SCRAM} required username="u" password="\\\\u00e9x";', "u", "u00e9x"),
+    ],
+)
+def test_jaas_line_is_read_as_kafka_reads_it(line, user, password):
+    found = parse(f"sasl.jaas.config={line}\n")
+    assert found.problems == []
+    assert found.values == {"kafka.security.user": user, "kafka.security.password": password}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f'{PLAIN} required username="u" password="hunter2"', "does not end with a ';'"),
+        (f'{PLAIN} required username="u" password="hunter2;', "does not end with a ';'"),
+        (f'{PLAIN} required username="u" password="hun"ter2";', "NAME=VALUE|no value"),
+        (f"{PLAIN} required username=u password=1hunter2;", "no value that can be read for password"),
+        (f"{PLAIN} required username=u password=hunter/2;", "does not end with a ';'"),
+        (f"{PLAIN} required username=u password=;", "no value that can be read for password"),
+        (f'{PLAIN} username="u" password="hunter2";', "'required'"),
+        (f'{SCRAM} required username="u" password="hunter2" tokenauth="true";', "delegation token"),
+        (f'{PLAIN} required a=b; {PLAIN} required username="u" password="hunter2";', "more than one"),
+        ('com.sun.security.auth.module.Krb5LoginModule required keyTab="hunter2";', "Kerberos"),
+        (f"{OAUTH} required unsecuredLoginStringClaim_sub='hunter2';", "clientId"),
+        ("", "names no login module"),
+    ],
+)  # fmt: skip
+def test_jaas_line_that_kafka_could_not_read_is_refused_with_its_line_and_without_the_password(line, says):
+    found = parse(f"client.id=x\nsasl.jaas.config={line}\n")
+    (problem,) = found.problems
+    assert problem.startswith("line 2: sasl.jaas.config ")
+    assert re.search(says, problem), problem
+    assert "hunter" not in problem
+    assert "kafka.security.password" not in found.values
+
+
+def test_client_of_an_oauth_login_module_is_taken():
+    found = parse(
+        "sasl.mechanism=OAUTHBEARER\nsasl.oauthbearer.token.endpoint.url=https://idp/token\n"
+        "sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \\\n"
+        "  clientId='c' clientSecret='s=1' scope='a b' extension_logicalCluster='lkc-1' extension_identityPoolId='p';\n"
+    )
+    assert found.problems == []
+    assert {name.removeprefix("kafka.extra.sasl.oauthbearer."): value for name, value in found.values.items()} == {
+        "kafka.security.mechanism": "OAUTHBEARER",
+        "token.endpoint.url": "https://idp/token",
+        "method": "oidc",
+        "client.id": "c",
+        "client.secret": "s=1",
+        "scope": "a b",
+        "extensions": "logicalCluster=lkc-1,identityPoolId=p",
+    }
+
+
+def test_keys_of_javas_client_alone_are_passed_over_by_name_and_others_are_not():
+    found = parse("key.serializer=X\nmax.block.ms=5\nssl.protocol=TLSv1.3\nlinger.mz=5\nfetch.max.wait.ms=100\n")
+    assert found.passed_over == ["key.serializer", "max.block.ms", "ssl.protocol"]
+    assert found.values == {"kafka.extra.linger.mz": "5", "kafka.extra.fetch.wait.max.ms": "100"}
+
+
+def test_javas_stores_in_pem_are_taken_and_its_own_formats_are_refused():
+    pem = "ssl.truststore.type=PEM\nssl.truststore.location=/ca.pem\nssl.keystore.type=PEM\nssl.keystore.location=/me.pem\n"
+    assert parse(pem).values == {
+        "kafka.security.ca_location": "/ca.pem",
+        "kafka.extra.ssl.certificate.location": "/me.pem",
+        "kafka.extra.ssl.key.location": "/me.pem",
+    }
+    (problem,) = parse("ssl.truststore.location=/store.jks\nssl.truststore.password=hunter2\n").problems
+    assert "line 1: ssl.truststore.location is a store of Java's" in problem
+    assert parse("ssl.truststore.location=/store.jks\nssl.ca.location=/ca.pem\n").problems == []
+    (problem,) = parse("ssl.keystore.type=JKS\nssl.keystore.location=/store.jks\n").problems
+    assert "PKCS12" in problem
+
+
+def test_javas_spellings_of_values_are_taken():
+    found = parse(
+        "partition.assignment.strategy=org.apache.kafka.clients.consumer.RangeAssignor\ngroup.protocol=CONSUMER\n"
+    )
+    assert found.values == {"kafka.extra.partition.assignment.strategy": "range", "kafka.group_protocol": "consumer"}
