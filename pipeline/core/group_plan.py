@@ -10,6 +10,8 @@ from pipeline.errors import Refused
 
 Where = Literal["earliest", "latest"]
 _ENDS: Mapping[str, Where] = {"earliest": "earliest", "latest": "latest"}
+NOT_AUTHORISED = "not authorised"
+UNREADABLE = "unreadable"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -31,13 +33,22 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group; `protocol` is classic or consumer (KIP-848)."""
+    """A group; `protocol` is classic or consumer (KIP-848).
+
+    Of one that may not be described its `state` is `NOT_AUTHORISED`; of one whose description cannot be read, as of another
+    kind of group, `UNREADABLE`. Nothing else is known of these.
+    """
 
     name: str
     state: str
     protocol: str
     assignor: str = ""
     members: tuple[Member, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether more than its name is known."""
+        return self.state not in {NOT_AUTHORISED, UNREADABLE}
 
 
 @dataclass(frozen=True, slots=True)

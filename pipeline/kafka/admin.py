@@ -25,6 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exported
     ConfigResource,
     ConfigSource,
     ConsumerGroupDescription,
+    MemberDescription,
     NewPartitions,
     NewTopic,
     OffsetSpec,
@@ -32,14 +33,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exported
     TopicDescription,
 )
 
-from pipeline.core.group_plan import Group, Member, Where
+from pipeline.core.group_plan import NOT_AUTHORISED, UNREADABLE, Group, Member, Where
 from pipeline.core.record import Record
 from pipeline.core.record import TopicPartition as Source
 from pipeline.core.topic_file import Declared
 from pipeline.core.topic_plan import Grow, Partition, Topic
 from pipeline.errors import BrokerUnavailable, PipelineError, Refused, TopicRefused
 from pipeline.kafka import peek
-from pipeline.kafka.errors import TOPIC_ABSENT, UNAUTHENTICATED, translate
+from pipeline.kafka.errors import DENIED, OUTAGE, TOPIC_ABSENT, UNAUTHENTICATED, other_protocol, translate
 from pipeline.kafka.log import librdkafka_logger
 
 REQUEST_S = 10.0
@@ -86,7 +87,7 @@ class Cluster:
                 if time.monotonic() >= deadline:
                     raise BrokerUnavailable(
                         f"No Kafka broker answers at {self.where} within {timeout_s:g} s"
-                        f"{f' ({cause.str()})' if cause else ''}. "
+                        f"{f' ({other_protocol(cause.str()) or cause.str()})' if cause else ''}. "
                         "Is it running (make up)? Do PIPELINE_KAFKA__BOOTSTRAP_SERVERS and the security protocol fit?"
                     ) from error
             else:
@@ -222,7 +223,7 @@ class Cluster:
             raise translate(problem, f"committing offsets of {group}")
 
     def groups(self) -> list[Group]:
-        """Every consumer group with its members, by name."""
+        """Every consumer group with its members, by name; one that cannot be described has a state that says so."""
         doing = "listing the consumer groups"
         try:
             answer = self._admin.list_consumer_groups(**_LIMIT).result()
@@ -230,7 +231,7 @@ class Cluster:
             raise translate(error.args[0], f"{doing} at {self.where}") from error
         for problem in answer.errors or ():
             raise translate(problem.args[0], f"{doing} at {self.where}") from problem
-        return self._describe_groups(sorted(each.group_id for each in answer.valid or ()))
+        return self._describe_each(sorted(each.group_id for each in answer.valid or ()))
 
     def group(self, name: str) -> Group | None:
         """The group of this name; None when it is not there."""
@@ -349,6 +350,31 @@ class Cluster:
                 described.append(_group(group))
         return described
 
+    def _describe_each(self, names: Sequence[str]) -> list[Group]:
+        """Those that can be described, and of the others the name and why not; an outage is raised."""
+        if not names:
+            return []
+        described = []
+        for name, future in self._ask(lambda: self._admin.describe_consumer_groups(list(names), **_LIMIT)):
+            try:
+                group = future.result()
+            except KafkaException as error:
+                code = _name_of(error)
+                if code in _GROUP_ABSENT:
+                    continue
+                if code in OUTAGE | UNAUTHENTICATED:
+                    raise translate(error.args[0], f"describing group {name} at {self.where}") from error
+                # One answer that cannot be read, as of another kind of group, fails all that were asked for with it.
+                again = code not in DENIED and len(names) > 1
+                alone = Group(name, NOT_AUTHORISED if code in DENIED else UNREADABLE, "-")
+                described += self._describe_each([name]) if again else [alone]
+            except ValueError:  # a state or a kind that this client does not know yet
+                described.append(Group(name, UNREADABLE, "-"))
+            else:
+                if group.state is not ConsumerGroupState.DEAD:
+                    described.append(_group(group))
+        return described
+
     def _topic_configs(self, names: Iterable[str]) -> dict[str, dict[str, ConfigEntry]]:
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         if not resources:
@@ -428,7 +454,7 @@ def _group(description: ConsumerGroupDescription) -> Group:
             client=member.client_id,
             instance=member.group_instance_id,
             host=member.host.removeprefix("/"),
-            assigned=tuple(sorted(Source(each.topic, each.partition) for each in member.assignment.topic_partitions)),
+            assigned=tuple(sorted(Source(each.topic, each.partition) for each in _assigned(member))),
         )
         for member in description.members
     )
@@ -439,6 +465,11 @@ def _group(description: ConsumerGroupDescription) -> Group:
         assignor=description.partition_assignor,
         members=tuple(sorted(members, key=lambda member: member.name)),
     )
+
+
+def _assigned(member: MemberDescription) -> Sequence[TopicPartition]:
+    """None where the group is of another kind than consumers, such as Connect's workers."""
+    return getattr(member.assignment, "topic_partitions", None) or ()
 
 
 def _ids(brokers: Iterable[Node]) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """The client's error codes, told apart once for everybody: outage, refusal, or plain failure."""
 
+import re
+
 from confluent_kafka import KafkaError
 
 from pipeline.errors import BrokerUnavailable, PipelineError, SettingsRefused, TopicRefused
@@ -48,6 +50,17 @@ DENIED = {
     "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "the transactional id",
 }
 TOPIC_ABSENT = frozenset({"_UNKNOWN_TOPIC", "UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC_OR_PART"})
+
+
+def other_protocol(said: str) -> str | None:
+    """What answers there in place of a broker, by the four bytes that the client took for the size of an answer."""
+    size = re.search(r"Invalid response size (-?\d+)", said)
+    first = (int(size[1]) & 0xFFFFFFFF).to_bytes(4, "big") if size else b""
+    if first == b"HTTP":
+        return "an HTTP server answers there, such as the schema registry: the port is another one's"
+    if first.startswith((b"\x15\x03", b"\x16\x03")):
+        return "a TLS server answers there: set PIPELINE_KAFKA__SECURITY__PROTOCOL to SSL or SASL_SSL"
+    return None
 
 
 def translate(error: KafkaError, doing: str) -> PipelineError:

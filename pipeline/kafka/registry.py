@@ -7,14 +7,16 @@ the registry does not have (`SchemaUnknown`) is a dead letter.
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
-from urllib.parse import urlsplit
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
 
+from pipeline.core.addresses import public
 from pipeline.errors import RegistryUnavailable, SchemaRefused, SchemaUnknown, SettingsRefused
+from pipeline.kafka.proxies import by_way_of, is_direct, without_proxies
 
 T = TypeVar("T")
 
@@ -56,7 +58,8 @@ class Registry:
         timeout_s: float = 10,
         client: SchemaRegistryClient | None = None,
     ) -> None:
-        self.where = _without_credentials(url)
+        self.where = public(url)
+        self._by_way_of = by_way_of(url)
         self._client = client or self._connect(url, user, password, ca_location, timeout_s)
 
     def _connect(
@@ -73,14 +76,19 @@ class Registry:
         if ca_location is not None:
             properties["ssl.ca.location"] = str(ca_location)
         try:
-            return SchemaRegistryClient.new_client(properties)
-        except (ValueError, OSError) as error:
-            # An unreadable certificate is an OSError (ssl.SSLError too); the words of a ValueError may hold the URL.
-            why = str(error) if isinstance(error, OSError) else "the URL or the credentials are malformed"
+            with without_proxies() if is_direct(url) else nullcontext():
+                client = SchemaRegistryClient.new_client(properties)
+        except (ValueError, ImportError, OSError) as error:
+            # An unreadable certificate is an OSError (ssl.SSLError too); the words of a ValueError may hold the URL. A proxy
+            # of a kind that takes another package is an ImportError.
+            why = "the URL or the credentials are malformed" if isinstance(error, ValueError) else str(error)
             raise SettingsRefused(
-                f"The schema registry {self.where} cannot be set up: {why}. "
-                "See PIPELINE_REGISTRY__URL, __USER, __PASSWORD and __CA_LOCATION."
+                f"The schema registry {self.where} cannot be set up{self._by_way_of}: {why}. "
+                "See PIPELINE_REGISTRY__URL, __USER, __PASSWORD and __CA_LOCATION, and NO_PROXY where there is a proxy."
             ) from None
+        if is_direct(url):
+            client._rest_client.session._mounts.clear()  # noqa: SLF001  # a system may have proxies elsewhere
+        return client
 
     def __enter__(self) -> Self:
         return self
@@ -219,13 +227,13 @@ class Registry:
 
     def _unavailable(self, what: str) -> RegistryUnavailable:
         return RegistryUnavailable(
-            f"The schema registry {self.where} {what}. "
+            f"The schema registry {self.where}{self._by_way_of} {what}. "
             "Is it running (make up), and does PIPELINE_REGISTRY__URL name it?"
         )
 
     def _not_a_registry(self, what: str) -> RegistryUnavailable:
         return _NotARegistry(
-            f"What answers at {self.where} does not answer like a schema registry ({what[:200]}). "
+            f"What answers at {self.where}{self._by_way_of} does not answer like a schema registry ({what[:200]}). "
             "See PIPELINE_REGISTRY__URL: its path counts too, such as /apis/ccompat/v7 for Apicurio."
         )
 
@@ -246,8 +254,3 @@ class _NotARegistry(RegistryUnavailable):
 
 class _NotFound(SchemaRefused):
     """The registry says, in its own words, that it has no such subject, version or schema."""
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,6 +1,7 @@
 """`python -m pipeline.local up | down | status | logs | env`: Kafka and a schema registry here, without Docker or Java."""
 
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -172,8 +173,8 @@ def _ports(folder: Path, brokers: int) -> "Ports":
 
 def _exports(stack: "LocalStack") -> str:
     return (
-        f"export PIPELINE_KAFKA__BOOTSTRAP_SERVERS={stack.bootstrap_servers}\n"
-        f"export PIPELINE_REGISTRY__URL={stack.registry_url}"
+        f"export PIPELINE_KAFKA__BOOTSTRAP_SERVERS={shlex.quote(stack.bootstrap_servers)}\n"
+        f"export PIPELINE_REGISTRY__URL={shlex.quote(stack.registry_url)}"
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import StackRefused
+from pipeline.kafka.proxies import by_way_of
 from pipeline.local.folder import alone, usable
 
 LOCK = Path(__file__).with_name("artifacts.sha256")
@@ -24,6 +25,8 @@ KAFKA = ("org.apache.kafka", "kafka_2.13", "4.4.0")
 REGISTRY = ("io.apicurio", "apicurio-registry-app", "3.3.3")
 # Kafka logs through slf4j and brings log4j, but nothing that joins the two.
 LOG_BINDING = ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.5")
+# As Maven has it by default; what is fetched comes from there, unless jgo is told otherwise.
+_REPOSITORY = "https://"
 CACHE_SETTING = "PIPELINE_LOCAL__CACHE_DIR"
 _UNPACKED_FACTOR = 1.5
 _SPARE_BYTES = 50_000_000
@@ -171,8 +174,8 @@ def _download(artifact: Artifact, repository: Path, progress: Progress) -> Path:
     except Exception as error:
         # requests, urllib3 and jgo each have their own; for the user all of them are one: it did not come.
         raise StackRefused(
-            f"{artifact.coordinates} cannot be fetched: {type(error).__name__}: {error}. The first start needs the "
-            "network; what has come already is kept, so run it again when there is one."
+            f"{artifact.coordinates} cannot be fetched{by_way_of(_REPOSITORY)}: {type(error).__name__}: {error}. The first "
+            "start needs the network; what has come already is kept, so run it again when there is one."
         ) from error
     return path
 

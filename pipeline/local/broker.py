@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.errors import BrokerUnavailable
 from pipeline.kafka.admin import Cluster
 from pipeline.local.artifacts import Installed
+from pipeline.local.folder import write_private
 from pipeline.local.ports import Ports, is_free
 from pipeline.local.process import Server
 
@@ -110,14 +111,15 @@ class Broker:
         """Its process, not started."""
         logging = [f"-Dlog4j2.configurationFile={LOGGING}", f"-Dpipeline.log={self.folder / f'{self.name}-server.log'}"]
         command = [*self._java(*logging), "kafka.Kafka", str(self._settings)]
-        return Server(self.name, self.folder, command, {}, self._is_ready, dies_with_parent)
+        return Server(self.name, self.folder, command, {}, self._is_ready, dies_with_parent, self.java_options[0])
 
     def write_settings(self) -> None:
         """What it is started with."""
         count = len(self.ports.kafka)
         copies = min(COPIES_MAX, count)
         voters = ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(self.ports.controllers, 1))
-        self._settings.write_text(
+        write_private(
+            self._settings,
             PROPERTIES.format(
                 number=self.number,
                 voters=voters,
@@ -128,7 +130,7 @@ class Broker:
                 data=self._data,
                 copies=copies,
                 written=max(1, copies - 1),
-            )
+            ),
         )
 
     def formatting(self, cluster_id: str) -> list[str]:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from pipeline.errors import StackRefused
 
+PRIVATE = 0o600
+PRIVATE_FOLDER = 0o700
+OWN_ONLY = 0o077  # as a umask
+
 
 @contextmanager
 def usable(folder: Path, setting: str) -> Iterator[None]:
@@ -19,6 +23,23 @@ def usable(folder: Path, setting: str) -> Iterator[None]:
         raise StackRefused(
             f"{error.filename or folder} cannot be used: {why}. Mend that, or name another folder: {setting}."
         ) from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write it so that nobody else may read it, whoever wrote it before."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE), "w") as file:
+        os.fchmod(file.fileno(), PRIVATE)
+        file.truncate()
+        file.write(text)
+
+
+def inherited() -> dict[str, str]:
+    """The environment for a server, which has no business with the pipeline's settings and their secrets."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("PIPELINE_") and name.upper() != "KAFKA_CONFIG_FILE"
+    }
 
 
 @contextmanager

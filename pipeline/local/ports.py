@@ -27,7 +27,18 @@ class Ports:
     @classmethod
     def read(cls, recorded: dict[str, list[int] | int]) -> "Ports":
         """What `dataclasses.asdict` gave, after JSON. Raises `TypeError` when it is something else."""
-        return cls(**{name: tuple(it) if isinstance(it, list) else it for name, it in recorded.items()})  # type: ignore[arg-type]
+        ports = cls(**{name: tuple(it) if isinstance(it, list) else it for name, it in recorded.items()})  # type: ignore[arg-type]
+        of_each = (ports.kafka, ports.internal, ports.controllers)
+        # Whoever may write the file must not have a word of theirs in a shell.
+        if not all(isinstance(each, tuple) and each and all(map(_is_port, each)) for each in of_each):
+            raise TypeError("not ports")
+        if not _is_port(ports.registry) or not _is_port(ports.management):
+            raise TypeError("no port")
+        return ports
+
+
+def _is_port(value: object) -> bool:
+    return type(value) is int and 0 < value < 1 << 16
 
 
 def free_port() -> int:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, StackRefused
 from pipeline.lifeline import ends_with_parent
+from pipeline.local.folder import OWN_ONLY, PRIVATE, PRIVATE_FOLDER, inherited, write_private
 
 _POLL_S = 0.05
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Server:
     environment: dict[str, str]
     is_ready: Callable[[], bool]
     dies_with_parent: bool = False
+    mark: str = ""
+    """An argument that only its process has: a pid file may name anybody's."""
     _child: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
@@ -55,7 +59,7 @@ class Server:
         if self._child is not None and self._child.poll() is None:
             return self._child.pid
         recorded = self._recorded()
-        if recorded is None or started_at(recorded[0]) != recorded[1]:
+        if recorded is None or started_at(recorded[0]) != recorded[1] or not _has_argument(recorded[0], self.mark):
             return None
         return recorded[0]
 
@@ -66,23 +70,24 @@ class Server:
 
     def start(self) -> None:
         """Start it, detached from the terminal unless it is to die with its parent. Does not wait."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         command = list(self.command)
         if self.dies_with_parent:
             command = ends_with_parent(command, signal.SIGKILL)
-        with uninterrupted(), self.log_path.open("ab") as log:
+        with uninterrupted(), os.fdopen(os.open(self.log_path, _APPEND, PRIVATE), "ab") as log:
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment},
+                env={**inherited(), **self.environment},
                 cwd=self.folder,
+                umask=OWN_ONLY,
                 start_new_session=not self.dies_with_parent,
                 process_group=0 if self.dies_with_parent else None,
             )
             started = started_at(self._child.pid)
-            self.pid_path.write_text(json.dumps({"pid": self._child.pid, "started": started}))
+            write_private(self.pid_path, json.dumps({"pid": self._child.pid, "started": started}))
 
     def wait_until_ready(self, timeout_s: float = 60) -> None:
         """Return once it answers; `PipelineError` with the end of its log when it died or stayed silent."""
@@ -171,6 +176,19 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(each, handler)
         for number in came:
             signal.raise_signal(number)
+
+
+def _has_argument(pid: int, mark: str) -> bool:
+    """Whether this argument is among those of the process; where that cannot be read, it is taken for another's."""
+    if not mark:
+        return True
+    try:
+        return os.fsencode(mark) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        if Path("/proc/self/cmdline").exists():
+            return False
+    said = subprocess.run(["ps", "-o", "command=", "-ww", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
+    return mark in said.stdout
 
 
 def started_at(pid: int) -> str | None:

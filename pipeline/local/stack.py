@@ -21,7 +21,7 @@ import httpx
 from pipeline.errors import PipelineError, StackRefused
 from pipeline.local.artifacts import Installed
 from pipeline.local.broker import Broker, name_of, new_cluster_id
-from pipeline.local.folder import usable
+from pipeline.local.folder import OWN_ONLY, PRIVATE_FOLDER, inherited, usable, write_private
 from pipeline.local.ports import Ports, is_free, owner_of
 from pipeline.local.process import Server, started_at, uninterrupted
 
@@ -97,6 +97,7 @@ class LocalStack:
             },
             self._registry_is_ready,
             dies_with_parent,
+            self._tidy("registry")[0],
         )
 
     @property
@@ -203,7 +204,7 @@ class LocalStack:
             )
 
     def _require_room_and_ports(self, to_start: list[Server]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         if not (self.folder / _MARK).exists() and any(self.folder.iterdir()):
             # `down --wipe` deletes the folder: it must never become one that holds somebody's files.
             raise StackRefused(
@@ -225,7 +226,9 @@ class LocalStack:
                 )
 
     def _prepare_folder(self, to_start: list[Server]) -> None:
-        (self.folder / _MARK).write_text(json.dumps(asdict(self.ports)))
+        # What is in there is the data of topics, and their clients' names: of this user alone.
+        self.folder.chmod(PRIVATE_FOLDER)
+        write_private(self.folder / _MARK, json.dumps(asdict(self.ports)))
         for server in to_start:
             # What a JVM leaves there it leaves anew each time.
             shutil.rmtree(self._temporary(server.name), ignore_errors=True)
@@ -241,7 +244,14 @@ class LocalStack:
         try:
             with uninterrupted():
                 made += [
-                    subprocess.Popen(it, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                    subprocess.Popen(
+                        it,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                        env=inherited(),
+                        umask=OWN_ONLY,
+                    )
                     for it in commands
                 ]
             for each, (_, said) in [(each, each.communicate()) for each in made]:

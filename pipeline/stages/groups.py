@@ -4,10 +4,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from pipeline.core.group_plan import Group, Member, Move, Standing, Target, Where, chosen, plan, standing
+from pipeline.core.group_plan import (
+    NOT_AUTHORISED,
+    Group,
+    Member,
+    Move,
+    Standing,
+    Target,
+    Where,
+    chosen,
+    plan,
+    standing,
+)
 from pipeline.core.record import Record, TopicPartition
 from pipeline.core.visible import visible
-from pipeline.errors import PipelineError, Refused, TopicRefused, Unavailable
+from pipeline.errors import PipelineError, Refused, SettingsRefused, TopicRefused, Unavailable
 from pipeline.stages.table import table
 
 
@@ -34,16 +45,21 @@ class Cluster(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A group and how far it is in every partition of the topics that it works on, or why that cannot be told."""
+    """A group and how far it is in every partition of the topics that it works on, or why that cannot be told.
+
+    `denied`: this user may not see it.
+    """
 
     group: Group
     standings: tuple[Standing, ...]
     problem: str | None = None
+    denied: bool = False
 
     @property
     def lag(self) -> int | None:
         """In offsets, over all partitions; None where it cannot be told."""
-        return None if self.problem else sum(each.lag for each in self.standings)
+        known = not self.problem and not self.denied and self.group.is_known
+        return sum(each.lag for each in self.standings) if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +72,22 @@ class Reset:
 
 
 def survey(cluster: Cluster, now_ms: int) -> list[Progress]:
-    """Every consumer group and how far it is; a partition without a leader costs the lag of its groups, not the list."""
+    """Every consumer group and how far it is.
+
+    A partition without a leader, and what this user may not see, cost the lag of the groups concerned, not the list.
+    """
     everywhere = cluster.everywhere()
     found = []
     for group in cluster.groups():
+        if not group.is_known:
+            found.append(Progress(group, (), denied=group.state == NOT_AUTHORISED))
+            continue
         try:
             found.append(_progress(cluster, group, everywhere, now_ms))
         except Unavailable as outage:
             found.append(Progress(group, (), str(outage)))
+        except SettingsRefused:
+            found.append(Progress(group, (), denied=True))
     return found
 
 
@@ -115,7 +139,13 @@ def listed(groups: Sequence[Progress]) -> str:
     """One line a group."""
     rows = [("group", "state", "protocol", "members", "lag")]
     rows += [
-        (it.group.name, it.group.state, it.group.protocol, str(len(it.group.members)), _or_dash(it.lag))
+        (
+            it.group.name,
+            it.group.state,
+            it.group.protocol,
+            str(len(it.group.members)) if it.group.is_known else "-",
+            NOT_AUTHORISED if it.denied and it.group.is_known else _or_dash(it.lag),
+        )
         for it in groups
     ]
     return "\n".join(table(rows)) if groups else "No consumer groups."
@@ -187,7 +217,7 @@ def summary(it: Progress) -> dict[str, Any]:
     """A group for JSON, in one line of the list."""
     return {
         "group": it.group.name, "state": it.group.state, "protocol": it.group.protocol,
-        "members": len(it.group.members), "lag": it.lag, "problem": it.problem,
+        "members": len(it.group.members), "lag": it.lag, "problem": it.problem, "denied": it.denied,
     }  # fmt: skip
 
 

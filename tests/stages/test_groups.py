@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pipeline.core.group_plan import Group, Member, parse_target
+from pipeline.core.group_plan import NOT_AUTHORISED, UNREADABLE, Group, Member, parse_target
 from pipeline.core.record import Record, TopicPartition
-from pipeline.errors import BrokerUnavailable, PipelineError, Refused, TopicRefused
+from pipeline.errors import BrokerUnavailable, PipelineError, Refused, SettingsRefused, TopicRefused
 from pipeline.stages import groups
 
 P0, P1, OTHER = TopicPartition("orders.v1", 0), TopicPartition("orders.v1", 1), TopicPartition("other.v1", 0)
@@ -203,3 +203,31 @@ def test_commit_that_is_not_there_afterwards_is_told():
     cluster.forgets = True
     with pytest.raises(PipelineError, match=r"orders.v1 \[0\]: 10 instead of 4"):
         groups.act(cluster, reset(cluster, "4"))
+
+
+class Guarded(FakeCluster):
+    """Beside the workers' group one that may not be described, one of another kind, and one whose topics may not be seen."""
+
+    def groups(self):
+        hidden, odd = Group("hidden", NOT_AUTHORISED, "-"), Group("odd", UNREADABLE, "-")
+        return [hidden, odd, Group("secretive", "stable", "classic"), self.there]
+
+    def committed_of(self, group, wanted):
+        assert group not in {"hidden", "odd"}
+        if group == "secretive":
+            raise SettingsRefused("reading the committed offsets: this user may not use the topic so")
+        return super().committed_of(group, wanted)
+
+
+def test_group_that_may_not_be_seen_says_so_and_the_others_are_listed():
+    found = groups.survey(Guarded(WORKER, records={P1: [3]}), NOW_MS)
+    assert [line.split(maxsplit=1) for line in groups.listed(found).splitlines()[1:]] == [
+        ["hidden", "not authorised  -         -        -"],
+        ["odd", "unreadable      -         -        -"],
+        ["secretive", "stable          classic   0        not authorised"],
+        ["workers", "stable          classic   1        7"],
+    ]
+    assert [it.problem for it in found] == [None] * 4
+    assert [it.denied for it in found] == [True, False, True, False]
+    assert [groups.values(it)["lag"] for it in found] == [None, None, None, 7]
+    json.dumps([groups.summary(it) for it in found])

@@ -2,7 +2,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from pipeline.errors import BrokerUnavailable, PipelineError, SettingsRefused, TopicRefused
-from pipeline.kafka.errors import DENIED, OUTAGE, TOPIC_ABSENT, UNAUTHENTICATED, translate
+from pipeline.kafka.errors import DENIED, OUTAGE, TOPIC_ABSENT, UNAUTHENTICATED, other_protocol, translate
 
 
 @pytest.mark.parametrize("code", sorted(OUTAGE | UNAUTHENTICATED | DENIED.keys() | TOPIC_ABSENT))
@@ -30,3 +30,11 @@ def test_a_code_decides_the_error_and_the_message_says_what_was_being_done(codes
 
 def test_a_code_that_means_nothing_special_is_named():
     assert "INVALID_CONFIG" in str(translate(KafkaError(KafkaError.INVALID_CONFIG), "creating a.v1"))
+
+
+def test_server_of_another_protocol_is_told_by_its_first_bytes():
+    said = "Receive failed: Invalid response size {} (0..1000000000): increase receive.message.max.bytes"
+    assert "HTTP server" in (other_protocol(said.format(1213486160)) or "")
+    assert "TLS server" in (other_protocol(said.format(352518912)) or "")
+    assert other_protocol(said.format(2_000_000_000)) is None
+    assert other_protocol("Connect to ipv4#127.0.0.1:1 failed: Connection refused") is None

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,3 +76,39 @@ def test_signal_that_comes_while_a_server_is_started_leaves_none_that_nobody_kno
         signal.signal(signal.SIGINT, before)
     assert server.pid == json.loads(server.pid_path.read_text())["pid"]
     server.kill()
+
+
+def test_process_that_a_pid_file_names_but_that_is_no_server_is_never_signalled(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process.os, "kill", lambda *_: pytest.fail("it was signalled"))
+    server.mark = "-Djava.io.tmpdir=/of/a/stack"
+    assert server.pid is None
+    assert server.stop(0)
+    server.kill()
+
+
+def test_server_is_found_by_its_argument_inherits_no_setting_and_its_files_are_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_REGISTRY__PASSWORD", "S3CRET")
+    monkeypatch.setenv("KAFKA_CONFIG_FILE", "S3CRET")
+    program = "import os, time; print(dict(os.environ), flush=True); open('made', 'w').close(); time.sleep(60)"
+    server = Server(
+        "kafka", tmp_path / "data", [sys.executable, "-c", program, "mark"], {"OWN": "1"}, lambda: True, mark="mark"
+    )
+    server.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not (server.folder / "made").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        found = Server("kafka", tmp_path / "data", [], {}, lambda: True, mark="mark")
+        assert found.pid == server.pid
+        written = server.log_path.read_text()
+        assert "S3CRET" not in written
+        assert "'OWN': '1'" in written
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (server.folder, *server.folder.iterdir())}
+        assert modes == {"data": 0o700, "kafka.log": 0o600, "kafka.pid": 0o600, "made": 0o600}
+    finally:
+        server.kill()

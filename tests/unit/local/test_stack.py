@@ -1,5 +1,6 @@
 """What the local stack decides without starting anything. The rest: tests/integration/test_local_stack.py."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,11 @@ from uuid import UUID
 import pytest
 
 from pipeline.local import broker
+from pipeline.local.__main__ import _exports
 from pipeline.local.artifacts import NOTHING
 from pipeline.local.ports import Ports
 from pipeline.local.process import started_at
-from pipeline.local.stack import LocalStack
+from pipeline.local.stack import LocalStack, recorded_ports
 
 
 def test_cluster_id_never_begins_with_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +46,49 @@ def test_formatting_that_is_interrupted_is_ended_before_anything_else(
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     left = [] if not children.exists() else [started_at(int(pid)) for pid in children.read_text().split()]
     assert not any(left), "of the three none is left"
+
+
+RECORDED = {"kafka": [9092], "registry": 8081, "internal": [1], "controllers": [2], "management": 3}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"registry": "$(touch x)"},
+        {"registry": "8081"},
+        {"registry": 0},
+        {"registry": 65_536},
+        {"registry": True},
+        {"management": None},
+        {"kafka": ["$(touch x)"]},
+        {"kafka": []},
+        {"kafka": 9092},
+        {"internal": [1.5]},
+        {"controllers": [-1]},
+        {"more": 1},
+    ],
+)
+def test_recorded_ports_that_are_none_are_not_believed(tmp_path: Path, wrong: dict[str, object]) -> None:
+    mark = tmp_path / "local-stack.json"
+    mark.write_text(json.dumps(RECORDED))
+    assert recorded_ports(tmp_path) == Ports((9092,), 8081, (1,), (2,), 3)
+    mark.write_text(json.dumps(RECORDED | wrong))
+    assert recorded_ports(tmp_path) is None
+
+
+def test_lines_for_a_shell_are_quoted(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, Ports((9092,), 8081, (1,), (2,), 3), NOTHING)
+    stack.bootstrap_servers = "$(touch x)"
+    exported = _exports(stack)
+    assert exported == (
+        "export PIPELINE_KAFKA__BOOTSTRAP_SERVERS='$(touch x)'\n"
+        "export PIPELINE_REGISTRY__URL=http://127.0.0.1:8081/apis/ccompat/v7"
+    )
+
+
+def test_every_server_is_known_by_an_argument_of_its_own(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, Ports((1, 2), 8081, (3, 4), (5, 6), 7), NOTHING)
+    marks = [server.mark for server in stack.servers]
+    assert all(server.mark in server.command for server in stack.servers)
+    assert len(set(marks)) == 3
+    assert all(str(tmp_path) in mark for mark in marks)
