@@ -9,7 +9,7 @@ PEERS  := peers peers-quix
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long test-protocols chaos check format up down topics register-schemas bench peers lock clean
+.PHONY: help install demo test test-long test-pythons list-pythons test-protocols chaos check format up down topics register-schemas bench peers lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -43,6 +43,19 @@ test: $(READY) ## Unit, stage and integration tests, on a real broker and regist
 
 test-long: $(READY) ## What make test leaves out because it takes minutes
 	$(BIN)/python -m pytest -m long $(or $(ARGS),--numprocesses $(WORKERS))
+
+# Every Python newer than the oldest one that is found here: by its name, or where pyenv keeps it.
+PYTHONS ?= $(shell for v in 3.12 3.13 3.14; do command -v python$$v >/dev/null 2>&1 && python$$v -c '' 2>/dev/null && echo python$$v || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python$$v 2>/dev/null | tail -n 1; done)
+test-pythons: ## Unit and stage tests on every newer Python that is here (PYTHONS=... names them)
+	@test -n "$(PYTHONS)" || echo "No Python newer than 3.11 was found here: these tests ran on none."
+	@for python in $(PYTHONS); do \
+	    $$python --version && venv=.venv-py/$$(basename $$python) \
+	        && $(MAKE) --no-print-directory VENV=$$venv PYTHON=$$python install \
+	        && $$venv/bin/python -m pytest -q --numprocesses 2 tests/unit tests/stages || exit 1; \
+	done
+
+list-pythons:
+	@printf '%s\n' $(PYTHONS)
 
 test-protocols: $(READY) ## All that members of a group do, in both group protocols, static and dynamic (takes long)
 	for protocol in classic consumer; do \
@@ -86,4 +99,4 @@ lock: ## Resolve the dependencies anew into requirements/ (needs uv)
 	uv pip compile --group peers-quix $(LOCK) --upgrade --output-file requirements/peers-quix.txt
 
 clean: ## Remove what the tools left in the checkout
-	rm -rf $(VENV) $(PEERS:%=.venv-%) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-py $(PEERS:%=.venv-%) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

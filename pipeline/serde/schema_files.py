@@ -16,6 +16,8 @@ from pipeline.serde.fastavro_schema import for_fastavro
 _VERSION = re.compile(r"v([1-9][0-9]*)\.avsc")
 _SUBJECT = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 MAX_BYTES = 1 << 20
+# Types are nested 100 deep at most, each by up to three levels of JSON; defaults lie deeper.
+JSON_DEPTH_MAX = 500
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,20 @@ def _refuse(path: Path, what: str) -> NoReturn:
     raise SchemaRefused(f"{path}: {what}")
 
 
+# Strings, which may hold brackets, and brackets; one that is never closed is passed in one go as well.
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+
+
 def parse(text: str) -> Json:
     """The JSON of a schema's text; `ValueError` says why it is not sound: a name twice in an object, NaN, too deep."""
-    try:
-        return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    # Counted here: how deep the parser itself can go is another matter in every version of Python.
+    depth = 0
+    for token in _TOKENS.finditer(text):
+        opened = token[0] in "[{"
+        depth += opened - (not opened and token[0] in "]}")
+        if depth > JSON_DEPTH_MAX:
+            raise ValueError(f"it is nested too deeply: more than {JSON_DEPTH_MAX} levels")
+    return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
 
 
 def _no_twins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

@@ -1,6 +1,7 @@
 """The codec: the same bytes as the client's own, and nothing read that is not exactly one datum of its schema."""
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -183,7 +184,8 @@ def test_schema_that_is_no_record_is_refused() -> None:
         (TEXT.replace('"string"', '["null", "shop.Money"]', 1), "unknown-type: shop.Money"),
         (
             TEXT.replace('"string"', json.dumps([{"type": "fixed", "name": f"F{n}", "size": 1} for n in range(3000)]), 1),
-            "RecursionError",
+            # Before Python 3.13 its compiler gives up on so many branches; from then on they are read.
+            "RecursionError" if sys.version_info < (3, 13) else "end in the middle",
         ),
     ],
     ids=[

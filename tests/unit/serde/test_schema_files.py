@@ -308,3 +308,22 @@ def test_schema_directory_that_may_not_be_looked_into_is_refused(tmp_path, monke
     monkeypatch.setattr(Path, "is_dir", refuse)
     with pytest.raises(SchemaRefused, match=r"cannot be read: .*Permission denied"):
         schema_files.load(tmp_path / "schemas")
+
+
+@pytest.mark.parametrize(("levels", "is_taken"), [(500, True), (501, False), (400_000, False)])
+@pytest.mark.parametrize("level", ["[]", "{}"])
+def test_json_is_as_deep_as_this_project_says_and_not_as_an_interpreter_bears(
+    levels: int, is_taken: bool, level: str
+) -> None:
+    opened = level[0] if level == "[]" else '{"[{":'
+    text = opened * levels + "1" + level[1] * levels
+    if is_taken:
+        schema_files.parse(text)
+    else:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            schema_files.parse(text)
+
+
+def test_text_of_quotes_that_are_never_closed_takes_no_time() -> None:
+    with pytest.raises(ValueError, match=r"Unterminated string|Expecting"):
+        schema_files.parse('\\"' * 300_000)
