@@ -23,6 +23,9 @@ def main(
     processes: Annotated[
         int | None, typer.Option("--processes", "-p", help="Members of the group to run here, each its own process.")
     ] = None,
+    only: Annotated[
+        bool, typer.Option("--only", help="Pass records of other event types over, counted and committed.")
+    ] = False,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
     ] = False,
@@ -53,6 +56,7 @@ def main(
                 "kafka.bootstrap_servers": bootstrap_servers,
                 "consume.concurrency": concurrency,
                 "consume.processes": processes,
+                "consume.only": only or None,
             },
             settings.CONSUMES,
         )

@@ -26,6 +26,9 @@ def main(
     processes: Annotated[
         int | None, typer.Option("--processes", "-p", help="Members of the group to run here, each its own process.")
     ] = None,
+    only: Annotated[
+        bool, typer.Option("--only", help="Pass records of other event types over, counted and committed.")
+    ] = False,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
     ] = False,
@@ -55,6 +58,7 @@ def main(
                 "forward.commit_interval_s": commit_interval,
                 "forward.batch": batch,
                 "forward.processes": processes,
+                "forward.only": only or None,
             },
             settings.FORWARDS,
         )

@@ -37,7 +37,6 @@ def register(dir: Dir = None, registry_url: Url = None, timeout: Timeout = 30, a
         from pipeline.stages import schema_gate, schema_report  # noqa: PLC0415
 
         schemas = _files(dir)
-        schema_gate.check(schemas)
         with _registry(registry_url, timeout) as registry:
             entries = schema_gate.register(schemas, registry, say)
         result(schema_report.entries_text(entries), schema_report.entries_values(entries), as_json=as_json)

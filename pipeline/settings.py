@@ -162,6 +162,7 @@ class Consume(_Section):
     concurrency: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 1
     batch: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 10_000
     crash_limit: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1000), AfterValidator(_crash_limit)] = 3
+    only: bool = False
     careful_s: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=86_400, allow_inf_nan=False)] = 60
 
 
@@ -218,6 +219,7 @@ class Forward(_Section):
     batch: Number = 10_000
     processes: Processes = 1
     transaction_timeout_ms: Annotated[int, BeforeValidator(_no_bool), Field(ge=1000, le=900_000)] = 60_000
+    only: bool = False
 
 
 class Api(_Section):

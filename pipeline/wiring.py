@@ -86,13 +86,13 @@ def subject_of(topic: str) -> str:
 
 
 def encoder(settings: Settings, topic: str) -> AvroWriter:
-    """A writer with the newest schema file of the topic's subject and its registered id, looked up by content.
+    """A writer with the newest schema file of the topic's subject and its registered id, looked up by content and compared.
 
     Raises `SchemaRefused` when it is not registered, `RegistryUnavailable` when nobody answers.
     """
     newest = _schemas(settings).subject(subject_of(topic)).newest
     with registry(settings) as asked:
-        return AvroWriter(_record(newest), asked.lookup_id(newest.subject, newest.text))
+        return AvroWriter(_record(newest), schema_gate.registered_id(newest, asked))
 
 
 def decoder(settings: Settings, topic: str, schema_by_id: Callable[[int], str]) -> AvroReader:
@@ -223,7 +223,7 @@ def consume(
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         newest = _schemas(settings).subject(subject_of(kafka.topic)).newest
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
-        wait(lambda: _require_fit(settings, work, writers))
+        wait(lambda: _require_fit(settings, work, writers, only=settings.consume.only))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         topics = [kafka.topic, *_retry_topics(settings)]
         wait(lambda: _require_letters(settings))
@@ -250,6 +250,7 @@ def consume(
             now_ms=lambda: time.time_ns() // 1_000_000,
             jitter=random.random,
             keep_order=settings.retry.keep_order,
+            only=settings.consume.only,
             crash_limit=settings.consume.crash_limit,
             careful_s=settings.consume.careful_s,
             life=secrets.token_hex(8),
@@ -282,7 +283,7 @@ def forward(
         load_ahead()
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
-        wait(lambda: _require_fit(settings, work, writers))
+        wait(lambda: _require_fit(settings, work, writers, only=settings.forward.only))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         encoders = {settings.forward.topic: wait(lambda: encoder(settings, settings.forward.topic))}
         topics = [kafka.topic, *_retry_topics(settings)]
@@ -328,6 +329,7 @@ def forward(
             now_ms=lambda: time.time_ns() // 1_000_000,
             jitter=random.random,
             keep_order=settings.retry.keep_order,
+            only=settings.forward.only,
             batch=settings.forward.batch,
             interval_s=settings.forward.commit_interval_s,
             until=ends,
@@ -545,12 +547,19 @@ def _require_topics(settings: Settings, *topics: str, within_s: float = GIVE_UP_
             raise TopicRefused(f"The topic {topic} is not there. Create the declared topics: make topics.")
 
 
-def _require_fit(settings: Settings, work: Handler, writers: Registry) -> None:
-    """Refused when all records would be given up: their schemas are not read here, or the handler fits none of them."""
+def _require_fit(settings: Settings, work: Handler, writers: Registry, *, only: bool) -> None:
+    """Refused when all records would be given up: their schemas are not read here, or the handler fits none of them.
+
+    What others share the topic is said, as far as the registry tells.
+    """
     subject = _schemas(settings).subject(subject_of(settings.kafka.topic))
     fields = [field["name"] for field in _record(subject.newest)["fields"]]
     refuse_misfit(work, fields, _name(subject.newest))
-    schema_gate.check_reader(subject, writers)
+    said: list[str] = []
+    schema_gate.check_reader(subject, writers, said.append, only=only)
+    said += schema_gate.other_events(settings.kafka.topic, subject, writers, only=only)
+    for line in said:
+        _log.warning("%s", line.removeprefix("! "))
 
 
 def _require_letters(settings: Settings) -> None:

@@ -58,6 +58,11 @@ class Resolved:
     names: Mapping[str, dict[str, Json]]
     flaws: tuple[Breakage, ...]
 
+    @property
+    def name(self) -> str:
+        """The full name of what the schema describes; of what has none, its kind."""
+        return _full(self.root) if not isinstance(self.root, list) else "union"
+
     def definition(self, node: Json) -> Json:
         """A list for a union, a dict for everything else, whichever way it was written."""
         return self.names.get(node, {"type": node}) if isinstance(node, str) else node
@@ -301,9 +306,12 @@ class _Walk:
             self.minor(raw, "default", path, "default-mismatch", reason, "name one of its symbols")
 
     def _logical_type(self, raw: dict[str, Json], kind: str, path: str) -> None:
-        found = misuse(raw, kind, short(raw.get("logicalType")))
-        if found is not None:
+        logical = raw.get("logicalType")
+        found = misuse(raw, kind, short(logical))
+        if found is not None and isinstance(logical, str):
             self.minor(raw, "logicalType", path, *found)
+        elif found is not None:
+            self.flaw(path, *found)
 
     # --- what only the whole shows
 
@@ -341,8 +349,11 @@ class _Walk:
             reason = "an item takes no byte, so that a few bytes can ask for all memory"
             self.flaw(path, "zero-width-items", reason, "write the number of items as an int")
         elif weight.is_lazy(key=path.endswith("{}")):
-            reason = f"{weight.idle} places of an item take no byte, so that a few bytes can ask for all memory"
-            self.flaw(path, "zero-width-items", reason, "leave out fields that are always null")
+            reason = (
+                f"{weight.idle} places of an item take no byte of their own, so that a few bytes can ask for all memory"
+            )
+            fix = "leave out fields that are always null, and records around one field"
+            self.flaw(path, "zero-width-items", reason, fix)
 
     def _default(self, node: dict[str, Json], path: str, defaults: Defaults) -> None:
         if defaults.spent and not self.forgiving:

@@ -66,8 +66,16 @@ def check_backward_transitive(versions: Sequence[tuple[int, Json]]) -> list[Conf
             Conflict(new, new, one, itself=True) for one in event_flaws(resolve(reader)) or check(reader, reader)
         ]
         for old, writer in versions[:position]:
-            conflicts += [Conflict(new, old, one) for one in check(reader, writer) or _same(reader, writer, old)]
+            conflicts += between((new, reader), (old, writer))
     return conflicts
+
+
+def between(newer: tuple[int, Json], older: tuple[int, Json], *, registered: bool = False) -> list[Conflict]:
+    """The conflicts of one version with an older one (see `check` for `registered`)."""
+    (new, reader), (old, writer) = newer, older
+    return [
+        Conflict(new, old, one) for one in check(reader, writer, registered=registered) or _same(reader, writer, old)
+    ]
 
 
 def _same(reader: Json, writer: Json, old: int) -> list[Breakage]:

@@ -33,6 +33,23 @@ def content(root: Json, names: Mapping[str, dict[str, Json]]) -> str:
     return json.dumps(_type(root, names), sort_keys=True)
 
 
+_LAYOUT = ("type", "name", "symbols", "size", "logicalType", "precision", "scale")
+
+
+def layout(node: Json) -> Json:
+    """What the bytes of a datum depend on, and what they mean: equal for schemas of which one may write for the other."""
+    if isinstance(node, list):
+        return [layout(branch) for branch in node]
+    if not isinstance(node, dict):
+        return node
+    own = (*_OF_KIND.get(node["type"], ()), "type", "logicalType", "precision", "scale")
+    kept = {key: node[key] for key in _LAYOUT if key in node and key in own}
+    kept |= {key: layout(node[key]) for key in ("items", "values") if key in own}
+    if "fields" in own:
+        kept["fields"] = [[one["name"], layout(one["type"])] for one in node["fields"]]
+    return kept["type"] if set(kept) == {"type"} else kept
+
+
 def _type(node: Json, names: Mapping[str, dict[str, Json]]) -> Json:
     if isinstance(node, list):
         return [_type(branch, names) for branch in node]

@@ -11,8 +11,8 @@ Json = Any
 
 # Fields, items, branches and values, every name written out. Real schemas have some hundreds, the largest some thousands.
 PLACES_MAX = 10_000
-# An item may have so many places without a byte for each byte that it takes.
-IDLE_PER_BYTE = 10
+# An item may have so many places without a byte of their own, nulls and records, for each byte that it takes.
+IDLE_PER_BYTE = 5
 # A length and a letter or two: no two keys of a map are the same.
 _KEY_BYTES = 2
 _FIXED_WIDTH = {"null": 0, "float": 4, "double": 8}
@@ -20,7 +20,7 @@ _SYMBOLS_PER_PLACE = 100
 
 
 class Weight(NamedTuple):
-    """`places` to get ready for, the most of them that one datum visits and finds no byte for, its fewest bytes."""
+    """`places` to get ready for; the most of them that one datum visits without a byte of their own; its fewest bytes."""
 
     places: int
     idle: int
@@ -70,9 +70,8 @@ def _plain(node: Json, kind: str) -> Weight:
 
 
 def _record(fields: list[Weight]) -> Weight:
-    least = sum(one.least for one in fields)
-    idle = sum(one.idle for one in fields)
-    return Weight(1 + sum(one.places for one in fields), idle + (not least), least)
+    places, idle, least = (sum(of) for of in zip(Weight(1, 1, 0), *fields, strict=True))
+    return Weight(places, idle, least)
 
 
 def _union(branches: list[Weight]) -> Weight:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.errors import RegistryUnavailable, SchemaPending, SchemaUnknown
+from pipeline.errors import RecordError, RegistryUnavailable, SchemaPending, SchemaUnknown, Undecodable
 
 GRACE_S = 10.0
 FORGET_S = 300.0
@@ -26,7 +26,7 @@ class WriterSchemas:
         self._ask = ask
         self._clock = clock
         self._first_seen: OrderedDict[int, float] = OrderedDict()
-        self._unknown_until: OrderedDict[int, tuple[float, str]] = OrderedDict()
+        self._unknown_until: OrderedDict[int, tuple[float, type[RecordError], str]] = OrderedDict()
         self._outage: tuple[float, str] = (clock(), "")
 
     def __call__(self, schema_id: int) -> str:
@@ -35,12 +35,13 @@ class WriterSchemas:
         An outage (`RegistryUnavailable`) is believed for as long as it took to find out, and `OUTAGE_S` seconds at least: a
         flood of records of cold schemas must not hold the poll loop for a time-out each.
         Raises `SchemaPending` (an outage: wait) within `GRACE_S` seconds of an unknown id's first sight, `SchemaUnknown` (a
-        dead letter) after it, for `FORGET_S` seconds without asking again.
+        dead letter) after it, for `FORGET_S` seconds without asking again; `Undecodable` (a dead letter) as long for a schema
+        that the registry has and nobody may read by.
         """
         now = self._clock()
-        until, words = self._unknown_until.get(schema_id, (now, ""))
+        until, kind, words = self._unknown_until.get(schema_id, (now, SchemaUnknown, ""))
         if now < until:
-            raise SchemaUnknown(words)
+            raise kind(words)
         until, words = self._outage
         if now < until:
             raise RegistryUnavailable(words)
@@ -59,9 +60,14 @@ class WriterSchemas:
                 ) from error
             # The registry's own words: it may have the schema, but not as Avro.
             words = f"{error} (Asked for {GRACE_S:g} s.)"
-            self._unknown_until[schema_id] = now + FORGET_S, words
+            self._unknown_until[schema_id] = now + FORGET_S, SchemaUnknown, words
             _bound(self._unknown_until)
             raise SchemaUnknown(words) from None
+        except Undecodable as error:
+            # The registry has it, and nobody may read by it: to ask again for each record would be the larger harm.
+            self._unknown_until[schema_id] = now + FORGET_S, type(error), str(error)
+            _bound(self._unknown_until)
+            raise
         self._first_seen.pop(schema_id, None)
         self._unknown_until.pop(schema_id, None)
         return text

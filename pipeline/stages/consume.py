@@ -41,6 +41,7 @@ from pipeline.stages.commits import Commits
 from pipeline.stages.crew import Crew, Done
 from pipeline.stages.failure_log import FailureLog
 from pipeline.stages.handlers import Handler
+from pipeline.stages.other_events import OtherEvents
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.partitions import Partitions, Shard, Stream
 from pipeline.stages.room import FULL_PATIENCE_S, Room
@@ -66,7 +67,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Totals:
-    """What one run did. `consumed` = `handled` + `dead_lettered` + `parked` (sent to a retry topic).
+    """What one run did. `consumed` = `handled` + `dead_lettered` + `parked` (sent to a retry topic) + `passed_over`.
+
+    `passed_over` are the records of other event types, None where they are not passed over by choice.
 
     `seconds` counts from the first record to the last commit.
     """
@@ -77,10 +80,12 @@ class Totals:
     parked: int = 0
     committed: int = 0
     seconds: float = 0.0
+    passed_over: int | None = None
 
     def summary(self) -> dict[str, Any]:
         """As the door prints it."""
-        return asdict(self) | {"seconds": round(self.seconds, 3)}
+        it = asdict(self) | {"seconds": round(self.seconds, 3)}
+        return {name: it[name] for name in it if it[name] is not None}
 
 
 class Consume:
@@ -109,6 +114,7 @@ class Consume:
         now_ms: Callable[[], int],
         jitter: Callable[[], float],
         keep_order: bool = True,
+        only: bool = False,
         crash_limit: int = 3,
         careful_s: float = CAREFUL_S,
         life: str = "",
@@ -148,7 +154,8 @@ class Consume:
         self._over = False
         self._failure_log = FailureLog(clock)
         self.failures: Counter[FailureKind] = Counter()
-        self.totals = Totals()
+        self._others = OtherEvents(only=only)
+        self.totals = Totals(passed_over=0 if only else None)
         self._source = source(self)
         self._commits = Commits(self._source, self._partitions, clock, self._broker_outage, self._count_committed)
         self._care = Care(crash_limit, self._commits, self._partitions, clock, self._broker_outage, careful_s)
@@ -468,6 +475,11 @@ class Consume:
 
     def _refuse(self, work: Work, error: RecordError) -> None:
         failure = classify(error)
+        if self._others.passes_over(error):
+            self._lanes.release(work.lane, work)
+            self.totals.passed_over = (self.totals.passed_over or 0) + 1
+            self._settle(work, failure)
+            return
         self.failures[failure.kind] += 1
         self._give_up(work, failure)
 
@@ -754,7 +766,8 @@ class Consume:
     def outcomes(self) -> dict[str, int]:
         """Settled records, by what became of them."""
         it = self.totals
-        return {"handled": it.handled, "dead_lettered": it.dead_lettered, "parked": it.parked}
+        outcomes = {"handled": it.handled, "dead_lettered": it.dead_lettered, "parked": it.parked}
+        return outcomes if it.passed_over is None else outcomes | {"passed_over": it.passed_over}
 
     def failures_by_kind(self) -> dict[str, int]:
         """Every failure so far, by its class; classes that did not occur count zero."""
@@ -773,7 +786,8 @@ class Consume:
         """How many were consumed, and what became of them, in words."""
         it = self.totals
         words = f"{it.handled} handled, {it.dead_lettered} dead letters, {it.committed} committed"
-        return it.consumed, f"{words}, {it.parked} in retry topics" if it.parked else words
+        words += f", {it.parked} in retry topics" if it.parked else ""
+        return it.consumed, words if it.passed_over is None else f"{words}, {it.passed_over} of other types passed over"
 
 
 class _Next(Enum):

@@ -31,6 +31,7 @@ from pipeline.errors import (
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.back_off import BackOff
 from pipeline.stages.failure_log import FailureLog
+from pipeline.stages.other_events import OtherEvents
 from pipeline.stages.partitions import Partitions, Stream
 from pipeline.stages.tracebacks import traceback_of
 
@@ -70,7 +71,10 @@ Transform = Callable[[Any, Record], Iterable[Keyed] | Keyed | None]
 
 @dataclass(slots=True)
 class Totals:
-    """What one run did, as far as it is committed. `seconds` counts from the first record to the last commit."""
+    """What one run did, as far as it is committed. `seconds` counts from the first record to the last commit.
+
+    `passed_over` are the records of other event types, None where they are not passed over by choice.
+    """
 
     consumed: int = 0
     forwarded: int = 0
@@ -78,10 +82,12 @@ class Totals:
     transactions: int = 0
     aborted: int = 0
     seconds: float = 0.0
+    passed_over: int | None = None
 
     def summary(self) -> dict[str, Any]:
         """As the door prints it."""
-        return asdict(self) | {"seconds": round(self.seconds, 3)}
+        it = asdict(self) | {"seconds": round(self.seconds, 3)}
+        return {name: it[name] for name in it if it[name] is not None}
 
 
 class Forward:
@@ -112,6 +118,7 @@ class Forward:
         now_ms: Callable[[], int],
         jitter: Callable[[], float],
         keep_order: bool = True,
+        only: bool = False,
         batch: int = 10_000,
         interval_s: float = 0.1,
         until: Mapping[TopicPartition, int] | None = None,
@@ -154,7 +161,8 @@ class Forward:
         self._dead: list[tuple[Record, Failure, int]] = []
         self.failures: Counter[FailureKind] = Counter()
         self.renewed = 0
-        self.totals = Totals()
+        self._others = OtherEvents(only=only)
+        self.totals = Totals(passed_over=0 if only else None)
         self._source = source(self)
 
     def run(self, stopping: Callable[[], bool], tick: Callable[[], None] = lambda: None) -> Totals:
@@ -340,6 +348,10 @@ class Forward:
 
     def _failed(self, stream: Stream, read: Record, record: Record, its: Journey | None, error: Exception) -> None:
         failure = classify(error)
+        if self._others.passes_over(error):
+            self._in_transaction.passed_over = (self._in_transaction.passed_over or 0) + 1
+            self._settled(stream, read)
+            return
         if failure.kind not in _NOT_RAISED_BY_TRANSFORMS:
             failure = replace(failure, traceback=traceback_of(error))
         self.failures[failure.kind] += 1
@@ -480,6 +492,8 @@ class Forward:
         it.consumed += done.consumed
         it.forwarded += done.forwarded
         it.dead_lettered += done.dead_lettered
+        if it.passed_over is not None:
+            it.passed_over += done.passed_over or 0
         it.transactions += 1
         for record, failure, tier in self._dead:
             self._failure_log.dead(record, failure, tier)
@@ -539,7 +553,8 @@ class Forward:
     def outcomes(self) -> dict[str, int]:
         """Records by what became of them, as far as it is committed; producers made anew; transactions."""
         it = self.totals
-        return {
+        passed_over = {} if it.passed_over is None else {"passed_over": it.passed_over}
+        return passed_over | {
             "forwarded": it.forwarded,
             "dead_lettered": it.dead_lettered,
             "transactions": it.transactions,
@@ -563,4 +578,5 @@ class Forward:
         """How many were consumed, and what became of them, in words."""
         it = self.totals
         words = f"{it.forwarded} forwarded, {it.dead_lettered} dead letters, {it.transactions} transactions"
-        return it.consumed, f"{words}, {it.aborted} aborted" if it.aborted else words
+        words += f", {it.aborted} aborted" if it.aborted else ""
+        return it.consumed, words if it.passed_over is None else f"{words}, {it.passed_over} of other types passed over"

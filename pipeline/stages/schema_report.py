@@ -8,7 +8,7 @@ from pipeline.kafka.registry import Registry
 from pipeline.serde.avro_schema import Json, label, resolve
 from pipeline.serde.defaults import short
 from pipeline.serde.schema_files import Schemas, parse
-from pipeline.stages.schema_gate import ENOUGH, LEVEL, Entry, Standing
+from pipeline.stages.schema_gate import Entry, Standing, left_words
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,25 @@ def _differences(standing: Standing) -> Iterator[Difference]:
         there = changed.get(file.version)
         if there is None:
             yield Difference(name, f"v{file.version} is only in the files")
+            continue
+        try:
+            lines = tuple(_lines(parse(there.text), file.schema))
+        except ValueError as error:
+            why = there.unreadable or f"it is no JSON ({error})"
+            yield Difference(name, f"v{file.version} differs from the registry's (id {there.id}): {why}")
         else:
             what = f"v{file.version} differs from the registry's (id {there.id}); - registry, + file"
-            yield Difference(name, what, tuple(_lines(parse(there.text), file.schema)))
+            yield Difference(name, what, lines)
     for one in standing.foreign:
         yield Difference(name, f"version {one.version} (id {one.id}) is only in the registry")
     for file in standing.subject.versions:
         found = standing.found(file)
         if found and found.version != file.version:
             yield Difference(name, f"v{file.version} is version {found.version} in the registry (id {found.id})")
-    if standing.level not in ENOUGH:
-        yield Difference(name, f"its compatibility is {standing.level or 'not set'}, not {LEVEL}")
+    for file in standing.left:
+        yield Difference(name, left_words(standing, file).removeprefix(f"{name} "))
+    if standing.level != standing.wanted_level:
+        yield Difference(name, f"its compatibility is {standing.level or 'not set'}, not {standing.wanted_level}")
 
 
 def differences_text(standings: Sequence[Standing]) -> str:
@@ -85,7 +93,7 @@ def listing(schemas: Schemas, registry: Registry, *, everything: bool) -> list[d
         {
             "subject": name,
             "compatibility": registry.compatibility(name),
-            "versions": [{"version": one.version, "id": one.id} for one in registry.versions(name)],
+            "versions": [{"version": number, "id": id_} for number, id_ in registry.numbers(name)],
         }
         for name in names
     ]
@@ -97,7 +105,7 @@ def listing_text(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         versions = ", ".join(f"v{one['version']} id {one['id']}" for one in row["versions"])
-        level = row["compatibility"] if versions else "not registered (make register-schemas)"
+        level = (row["compatibility"] or "not set") if versions else "not registered (make register-schemas)"
         lines.append(f"{row['subject']:<{width}}  {level}  {versions}".rstrip())
     return "\n".join(lines) or "The registry has no subject."
 

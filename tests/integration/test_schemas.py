@@ -6,17 +6,21 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from pipeline.errors import SchemaRefused, SchemaUnknown
+from pipeline.errors import RegistryUnavailable, SchemaRefused, SchemaUnknown
 from pipeline.kafka.registry import Registry
 from pipeline.serde import schema_files
 from pipeline.serde.avro import AvroReader, AvroWriter
+from tests.unit.serde.test_schema_rules import DIFFERENT, SAME
 
 pytestmark = pytest.mark.integration
 
@@ -243,3 +247,81 @@ def test_broken_file_is_refused_before_the_registry_is_asked(run, files):
         refused = run(command, url="http://127.0.0.1:1") if command != "check" else run(command)
         assert refused.returncode == 2
         assert "v2.avsc: no valid JSON" in refused.stderr
+
+
+def test_gate_and_registry_agree_on_what_is_another_version(registry):
+    for case, (first, second) in {**SAME, **DIFFERENT}.items():
+        subject = f"t{uuid.uuid4().hex[:8]}-value"
+        ids = {registry.register(subject, json.dumps(one)) for one in (first, second)}
+        assert len(ids) == (1 if case in SAME else 2), case
+
+
+def test_old_version_that_was_deleted_stays_deleted_and_is_said(run, registry, subject, files):
+    files(2, add(name="channel", type="string", default="web"))
+    assert run("register").returncode == 0
+    registry._client.delete_version(subject, 1)
+    again = run("register")
+    assert (again.returncode, f"! {subject} v1 was deleted in the registry, and stays deleted" in again.stderr) == (
+        0,
+        True,
+    )
+    assert [one.version for one in registry.versions(subject)] == [2]
+    shown = run("diff")
+    assert (shown.returncode, shown.stdout) == (1, f"{subject}: v1 was deleted in the registry, and stays deleted\n")
+
+
+def test_level_that_asks_for_more_is_raised_not_lowered(run, registry, subject):
+    registry.set_compatibility(subject, "FORWARD")
+    raised = run("register")
+    assert raised.returncode == 0, raised.stderr
+    assert registry.compatibility(subject) == "FULL_TRANSITIVE"
+    assert "compatibility set to FULL_TRANSITIVE (was FORWARD)" in raised.stderr
+
+
+def drip(connection):
+    """An answer's head and body, a byte at a time."""
+    for byte in b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"compatibilityLevel": "' + b" " * 900:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+def drip_head(connection):
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
+def flood(connection):
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    while True:
+        connection.sendall(b" " * 65_536)
+
+
+def flood_head(connection):
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.sendall(b"x: " + b"x" * 1000 + b"\r\n")
+
+
+@pytest.mark.parametrize("answer", [drip, drip_head, flood, flood_head])
+def test_answer_without_an_end_is_given_up_in_time(answer):
+    def serve(server):
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection, suppress(OSError):
+                    connection.recv(65_536)
+                    answer(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=serve, args=(server,), daemon=True).start()
+        began = time.monotonic()
+        with (
+            Registry(f"http://127.0.0.1:{server.getsockname()[1]}", timeout_s=1) as registry,
+            pytest.raises(RegistryUnavailable),
+        ):
+            registry.subjects()
+        # Twice the time-out is promised; the rest is for a busy machine.
+        assert time.monotonic() - began < 10
+        server.shutdown(socket.SHUT_RDWR)

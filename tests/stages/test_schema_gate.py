@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from confluent_kafka.schema_registry import SchemaRegistryError
+from confluent_kafka.schema_registry import Schema, SchemaRegistryError
 
 import pipeline
 from pipeline.errors import RegistryUnavailable, SchemaRefused
@@ -298,3 +298,268 @@ def test_nothing_else_in_the_package_registers_a_schema():
 def _attributes_called(path):
     nodes = ast.walk(ast.parse(path.read_text()))
     return {one.func.attr for one in nodes if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute)}
+
+
+# --- levels are never lowered
+
+
+@pytest.mark.parametrize(
+    ("level", "becomes"),
+    [
+        (None, "BACKWARD_TRANSITIVE"),
+        ("NONE", "BACKWARD_TRANSITIVE"),
+        ("BACKWARD", "BACKWARD_TRANSITIVE"),
+        ("BACKWARD_TRANSITIVE", None),
+        ("FORWARD", "FULL_TRANSITIVE"),
+        ("FORWARD_TRANSITIVE", "FULL_TRANSITIVE"),
+        ("FULL", "FULL_TRANSITIVE"),
+        ("FULL_TRANSITIVE", None),
+    ],
+)
+@pytest.mark.parametrize("whose", ["a-value", None], ids=["its own", "the registry's"])
+def test_level_becomes_one_that_contains_what_was_asked_for(files, registered, level, becomes, whose):
+    registry_, client = registered
+    if level is not None:
+        client.levels[whose] = level
+    _, said = run(files(a=[text(ID)]), registry_)
+    set_ = [one for one in client.writes if one[0] == "level"]
+    assert set_ == ([("level", "a-value", becomes)] if becomes else [])
+    if becomes == "FULL_TRANSITIVE":
+        assert said == [
+            f"a-value: compatibility set to FULL_TRANSITIVE (was {level}): BACKWARD_TRANSITIVE does not contain {level}"
+        ]
+    client.writes.clear()
+    assert run(files(a=[text(ID)]), registry_)[1] == []
+    assert client.writes == []
+
+
+def test_level_that_is_not_known_stays_and_is_said(files, registered):
+    registry_, client = registered
+    client.levels["a-value"] = "SIDEWAYS"
+    _, said = run(files(a=[text(ID)]), registry_)
+    assert said == ["! a-value: its compatibility is SIDEWAYS, which is not known here; it stays."]
+    assert client.levels["a-value"] == "SIDEWAYS"
+
+
+def test_level_to_be_raised_is_a_difference(files, registered):
+    registry_, client = registered
+    client.levels["a-value"] = "FULL"
+    assert "a-value: its compatibility is FULL, not FULL_TRANSITIVE" in schema_report.differences_text(
+        schema_gate.survey(files(a=[text(ID)]), registry_)
+    )
+
+
+@pytest.mark.parametrize("mode", ["READONLY", "IMPORT", "READONLY_OVERRIDE"])
+def test_registry_that_takes_nothing_is_refused_before_anything_is_written(files, registered, mode):
+    registry_, client = registered
+    client.mode = mode
+    with pytest.raises(SchemaRefused, match=f"takes nothing for a-value now: its mode is {mode}"):
+        run(files(a=[text(ID)]), registry_)
+    assert client.writes == []
+
+
+def test_registry_that_takes_nothing_is_no_matter_where_nothing_is_to_be_written(files, registered):
+    registry_, client = registered
+    run(files(a=[text(ID)]), registry_)
+    client.mode = "READONLY"
+    entries, said = run(files(a=[text(ID)]), registry_)
+    assert ([one.new for one in entries], said) == ([False], [])
+
+
+# --- versions that were deleted
+
+
+def test_old_version_that_was_deleted_stays_deleted(files, registered):
+    registry_, client = registered
+    schemas = files(a=[text(ID), text(ID, CHANNEL)])
+    run(schemas, registry_)
+    client.delete("a-value", 1)
+    client.writes.clear()
+    entries, said = run(schemas, registry_)
+    assert [(one.version, one.new) for one in entries] == [(2, False)]
+    assert said == ["! a-value v1 was deleted in the registry, and stays deleted"]
+    assert client.writes == []
+    assert schema_report.differences_text(schema_gate.survey(schemas, registry_)) == (
+        "a-value: v1 was deleted in the registry, and stays deleted"
+    )
+    run(
+        files(a=[text(ID), text(ID, CHANNEL), text(ID, CHANNEL, {"name": "n", "type": "int", "default": 0})]), registry_
+    )
+    assert client.writes == [("schema", "a-value")]
+
+
+def test_old_version_that_the_registry_forgot_is_not_registered_after_the_newer_one(files, registered):
+    registry_, client = registered
+    client.put("a-value", text({"name": "x", "type": "int", "default": 0}))
+    client.put("a-value", text(ID, CHANNEL))
+    client._store.remove_by_schema(client._store.get_version("a-value", 1))
+    client.levels["a-value"] = "BACKWARD_TRANSITIVE"
+    entries, said = run(files(a=[text(ID), text(ID, CHANNEL)]), registry_)
+    assert [(one.version, one.new) for one in entries] == [(2, False)]
+    assert said == [
+        "! a-value v1 is not in the registry, and stays so: registered now, it would be later than the newer ones"
+    ]
+    assert client.writes == []
+
+
+def test_newest_version_that_was_deleted_is_refused(files, registered):
+    registry_, client = registered
+    schemas = files(a=[text(ID), text(ID, CHANNEL)])
+    run(schemas, registry_)
+    client.delete("a-value", 2)
+    client.writes.clear()
+    with pytest.raises(
+        SchemaRefused, match=r"a-value v2 was deleted in the registry, and stays deleted\. Fix: .* v3\.avsc"
+    ):
+        run(schemas, registry_)
+    assert client.writes == []
+
+
+def test_subject_that_was_deleted_as_a_whole_begins_anew(files, registered):
+    registry_, client = registered
+    schemas = files(a=[text(ID), text(ID, CHANNEL)])
+    run(schemas, registry_)
+    for version in (1, 2):
+        client.delete("a-value", version)
+    entries, _ = run(schemas, registry_)
+    assert [one.new for one in entries] == [True, True]
+
+
+# --- what an id stands for
+
+
+def test_id_that_stands_for_another_order_of_fields_is_never_written_with(files, registered):
+    registry_, client = registered
+    file = files(a=[text(ID, NO_DEFAULT)]).subject("a-value").newest
+    id_ = client.put("a-value", file.text)
+    assert schema_gate.registered_id(file, registry_) == id_
+    for there in (
+        text(NO_DEFAULT, ID),
+        text(ID),
+        text(ID, {"name": "channel", "type": "bytes"}),
+        text(ID, NO_DEFAULT, name="Other"),
+    ):
+        client.answers[id_] = Schema(there, "AVRO")
+        with pytest.raises(SchemaRefused, match=f"says that a-value v1 has id {id_}, but id {id_} is another schema: "):
+            schema_gate.registered_id(file, registry_)
+
+
+def test_id_whose_schema_differs_in_words_alone_is_written_with(files, registered):
+    registry_, client = registered
+    file = files(a=[text(ID, CHANNEL)]).subject("a-value").newest
+    id_ = client.put("a-value", file.text)
+    client.answers[id_] = Schema(text({**ID, "doc": "Other words."}, NO_DEFAULT, doc="d", aliases=["Old"]), "AVRO")
+    assert schema_gate.registered_id(file, registry_) == id_
+
+
+def test_id_that_is_not_there_yet_is_waited_for_and_one_that_cannot_be_read_is_refused(files, registered):
+    registry_, client = registered
+    file = files(a=[text(ID)]).subject("a-value").newest
+    client.put("a-value", file.text)
+    client.get_schema = lambda *_, **__: Schema("{", "AVRO")
+    with pytest.raises(SchemaRefused, match="which cannot be read"):
+        schema_gate.registered_id(file, registry_)
+    client.get_schema = _unknown
+    with pytest.raises(RegistryUnavailable, match="does not have that yet"):
+        schema_gate.registered_id(file, registry_)
+
+
+def _unknown(*_, **__):
+    raise SchemaRegistryError(404, 40403, "Schema not found")
+
+
+# --- versions that others registered, which nobody can mend
+
+
+ILL = [
+    {"name": "note", "type": ["string", "null"], "default": None},
+    {"name": "note", "type": {"type": "string", "logicalType": "date"}},
+    {"name": "note", "type": "int", "default": "x"},
+    {"name": "note", "type": {"type": "bytes", "logicalType": "decimal"}},
+    {"name": "note", "type": {"type": "fixed", "name": "F", "size": 4, "logicalType": "uuid"}},
+    {"name": "note", "type": "int", "order": "up"},
+    {"name": "note", "type": "int", "aliases": ["id"]},
+]
+
+
+@pytest.mark.parametrize("field", ILL)
+def test_registered_version_with_a_flaw_that_no_reader_sees_keeps_nobody_from_starting(files, registered, field):
+    registry_, client = registered
+    subject = files(a=[text(ID)]).subject("a-value")
+    client.put("a-value", text(ID, field))
+    said = []
+    schema_gate.check_reader(subject, registry_, said.append)
+    assert said == []
+    client.put("a-value", text(ID))
+    entries, _ = run(files(a=[text(ID)]), registry_)
+    assert [one.new for one in entries] == [False]
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        (text(ID, {"name": "self", "type": ["null", "Order"]}), "recursive-schema"),
+        (text(ID, {"name": "n", "type": {"type": "array", "items": "null"}}), "zero-width-items"),
+        ("{", "no JSON"),
+    ],
+)
+def test_registered_version_that_nobody_can_read_is_said_and_keeps_nobody_from_starting(
+    files, registered, there, words
+):
+    registry_, client = registered
+    client.put("a-value", there)
+    said = []
+    schema_gate.check_reader(files(a=[text(ID)]).subject("a-value"), registry_, said.append)
+    [line] = said
+    assert line.startswith("! a-value: version 1 (id 1) of the registry cannot be read by anybody: ")
+    assert words in line
+    assert line.endswith("Its records become dead letters.")
+
+
+def test_own_older_file_is_judged_strictly(files):
+    with pytest.raises(SchemaRefused, match=r"v1\.avsc: no sound Avro schema"):
+        files(a=[text(ID, ILL[0]), text(ID)])
+
+
+def test_other_event_in_the_subject_is_refused_until_it_is_passed_over_by_choice(files, registered):
+    registry_, client = registered
+    subject = files(a=[text(ID)]).subject("a-value")
+    client.put("a-value", text(ID, name="Refund"))
+    with pytest.raises(
+        SchemaRefused, match="Where they are other events that share the topic, --only passes them over"
+    ):
+        schema_gate.check_reader(subject, registry_)
+    said = []
+    schema_gate.check_reader(subject, registry_, said.append, only=True)
+    assert said == [
+        "! a-value: version 1 (id 1) of the registry is shop.Refund, not shop.Order. Its records are passed over, as you chose."
+    ]
+    client.put("a-value", text({"name": "price", "type": "int"}))
+    client.put("a-value", text({"name": "id", "type": "int"}))
+    with pytest.raises(SchemaRefused, match="as the registry has it: v1 cannot read v"):
+        schema_gate.check_reader(subject, registry_, said.append, only=True)
+
+
+def test_first_version_that_no_later_one_could_read_is_refused_unless_it_is_released(files, registered):
+    registry_, client = registered
+    schemas = files(a=[text(ID, {"name": "n", "type": ["double", "long"]})])
+    with pytest.raises(SchemaRefused, match=r"a-value v1 can be read by no later version: Order\.n\|long"):
+        schema_gate.check(schemas)
+    with pytest.raises(SchemaRefused, match="v1 can be read by no later version"):
+        run(schemas, registry_)
+    assert client.writes == []
+    client.put("a-value", schemas.subject("a-value").newest.text)
+    entries, _ = run(schemas, registry_)
+    assert [one.new for one in entries] == [False]
+
+
+@pytest.mark.parametrize("whose", ["a-value", None], ids=["the subject's", "the registry's"])
+@pytest.mark.parametrize("kind", ["defaultRuleSet", "overrideRuleSet"])
+def test_rules_that_the_registry_would_add_are_refused_before_anything_is_written(files, registered, whose, kind):
+    registry_, client = registered
+    client.configs[whose] = {
+        kind: {"domainRules": [{"name": "pii", "kind": "TRANSFORM", "type": "ENCRYPT", "mode": "WRITEREAD"}]}
+    }
+    with pytest.raises(SchemaRefused, match=r"adds rules to whatever is registered for a-value \(ENCRYPT pii\)"):
+        run(files(a=[text(ID)]), registry_)
+    assert client.writes == []

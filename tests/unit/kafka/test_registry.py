@@ -1,12 +1,14 @@
 """What the registry says, told apart by what can be done about it: wait, mend, or give the record up."""
 
+import gzip
 import json
 import time
 
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient, SchemaRegistryError
 
-from pipeline.errors import RegistryUnavailable, SchemaRefused, SchemaUnknown, SettingsRefused
+from pipeline.errors import RegistryUnavailable, SchemaRefused, SchemaUnknown, SettingsRefused, Undecodable
+from pipeline.kafka import registry_answers
 from pipeline.kafka.registry import Registered, Registry
 from tests.stages.registry_double import registry
 
@@ -30,7 +32,7 @@ class Answering(SchemaRegistryClient):
             self.requests.append(f"{request.method} {request.url.path}")
             if error:
                 raise error
-            return httpx.Response(status, content=content, headers=headers)
+            return httpx.Response(status, content=content(request) if callable(content) else content, headers=headers)
 
         self._rest_client.session = httpx.Client(transport=httpx.MockTransport(answer))
 
@@ -209,3 +211,187 @@ def test_credentials_are_sent_and_never_shown():
     with pytest.raises(SettingsRefused) as refused:
         Registry("http://u:secret@registry.test/", user="u", password="secret")
     assert "secret" not in str(refused.value)
+
+
+class Parts(httpx.SyncByteStream):
+    """An answer that comes in parts, without a word on its length."""
+
+    def __init__(self, many, part=b" " * 65_536):
+        self._many, self._part, self.taken = many, part, 0
+
+    def __iter__(self):
+        for _ in range(self._many):
+            self.taken += len(self._part)
+            yield self._part
+
+    def close(self):
+        pass
+
+
+LARGE = 3 << 20
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": lambda _: iter(Parts(10_000))},
+        {"content": b'{"schema": "' + b"x" * LARGE + b'"}'},
+        {"headers": {"content-length": "9" * 5000}},
+        {"content": gzip.compress(b" " * 100_000_000), "headers": {"content-encoding": "gzip"}},
+        {"status": 404, "content": b" " * LARGE},
+        {"status": 500, "content": b" " * LARGE},
+    ],
+    ids=["parts", "whole", "length", "compressed", "not found", "error"],
+)
+def test_answer_that_is_too_large_is_never_read_whole(answer):
+    with pytest.raises(
+        Undecodable,
+        match=r"Schema 7 of http://registry.test/apis is too large to be read, more than 1048576 characters: the ",
+    ):
+        asked(**answer)
+    with (
+        Registry(WHERE, client=Answering(**answer)) as registry_,
+        pytest.raises(RegistryUnavailable, match="does not answer like a schema registry"),
+    ):
+        registry_.subjects()
+
+
+def test_parts_of_an_answer_are_counted_as_they_come():
+    parts = Parts(10_000)
+    with pytest.raises(Undecodable, match="more than 2097152 bytes"):
+        asked(content=lambda _: iter(parts))
+    assert parts.taken < LARGE
+
+
+def test_answer_of_the_largest_size_is_read():
+    schema = "x" * (registry_answers.ANSWER_BYTES_MAX - 20)
+    with Registry(WHERE, client=Answering(content=json.dumps({"schema": schema}).encode())) as registry_:
+        assert registry_.schema_by_id(7) == schema
+
+
+def test_answer_of_a_real_connection_has_a_deadline():
+    with Registry("http://127.0.0.1:1") as registry_:
+        backend = registry_._client._rest_client.session._transport._pool._network_backend
+        assert isinstance(backend, registry_answers._Backend)
+
+
+def test_each_byte_of_an_answer_is_waited_for_no_longer_than_what_is_left(monkeypatch):
+    now, asked_for = [0.0], []
+
+    class Dripping:
+        def read(self, max_bytes, timeout):
+            asked_for.append(timeout)
+            now[0] += 1
+            return b"H"
+
+        def connect_tcp(self, host, port, timeout):
+            asked_for.append(timeout)
+            return self
+
+    monkeypatch.setattr(registry_answers.time, "monotonic", lambda: now[0])
+    deadline = registry_answers._Deadline(3)
+    stream = registry_answers._Backend(Dripping(), deadline).connect_tcp("h", 1, timeout=5)
+    for _ in range(3):
+        assert stream.read(1, timeout=2.5) == b"H"
+    with pytest.raises(registry_answers.httpcore.ReadTimeout, match="no whole answer within 3 s"):
+        stream.read(1, timeout=2.5)
+    assert asked_for == [3, 2.5, 2, 1]
+    deadline.begin()
+    assert stream.read(1, timeout=None) == b"H"
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, 40001), (409, 40901), (422, 42201), (404, 40402)])
+def test_schema_that_the_registry_will_not_look_for_is_the_fault_of_the_record(status, code):
+    with pytest.raises(SchemaUnknown):
+        asked(**said(status, code))
+
+
+ENCRYPTS = {"name": "pii", "kind": "TRANSFORM", "mode": "WRITEREAD", "type": "ENCRYPT", "tags": ["PII"]}
+RULED = [
+    ({"ruleSet": {"domainRules": [ENCRYPTS]}}, "ENCRYPT pii"),
+    ({"ruleSet": {"domainRules": [{**ENCRYPTS, "disabled": True}]}}, "ENCRYPT pii"),
+    (
+        {"ruleSet": {"migrationRules": [{"name": "up", "kind": "TRANSFORM", "mode": "UPGRADE", "type": "JSONATA"}]}},
+        "JSONATA up",
+    ),
+    (
+        {
+            "ruleSet": {
+                "encodingRules": [{"name": "all", "kind": "TRANSFORM", "mode": "WRITEREAD", "type": "ENCRYPT_PAYLOAD"}]
+            }
+        },
+        "ENCRYPT_PAYLOAD all",
+    ),
+    ({"metadata": {"properties": {"encrypt.kek.name": "k1", "owner": "shop"}}}, "metadata encrypt.kek.name"),
+]
+UNRULED = [
+    {},
+    {"ruleSet": None},
+    {"ruleSet": {}},
+    {"ruleSet": {"domainRules": []}},
+    {"metadata": {"properties": {"owner": "shop"}}},
+]
+
+
+def version(**more):
+    return {"subject": "a-value", "version": 1, "id": 7, "schema": '"int"', **more}
+
+
+@pytest.mark.parametrize(("more", "words"), RULED)
+def test_schema_with_rules_is_refused_wherever_it_is_asked_for(more, words):
+    def answer(request):
+        return b"[1]" if request.url.path.endswith("/versions") else json.dumps(version(**more)).encode()
+
+    with Registry(WHERE, client=Answering(content=answer)) as registry_:
+        for ask in (lambda: registry_.lookup_id("a-value", '"int"'), lambda: registry_.versions("a-value")):
+            with pytest.raises(SchemaRefused, match=rf"has rules \({words}\), which are not carried out here"):
+                ask()
+        with pytest.raises(Undecodable, match=rf"Schema 7 of .* has rules \({words}\)"):
+            registry_.schema_by_id(7)
+        assert registry_.numbers("a-value") == [(1, 7)]
+
+
+@pytest.mark.parametrize("more", UNRULED)
+def test_schema_without_rules_is_taken_whatever_else_is_said_of_it(more):
+    def answer(request):
+        return b"[1]" if request.url.path.endswith("/versions") else json.dumps(version(**more)).encode()
+
+    with Registry(WHERE, client=Answering(content=answer)) as registry_:
+        assert registry_.lookup_id("a-value", '"int"') == 7
+        assert registry_.schema_by_id(7) == '"int"'
+        assert registry_.versions("a-value") == [Registered(1, 7, '"int"')]
+
+
+def test_level_that_governs_is_the_subjects_own_or_else_the_registrys():
+    registry_, client = registry()
+    with registry_:
+        client.levels[None] = "FULL_TRANSITIVE"
+        assert registry_.compatibility("a-value") == "FULL_TRANSITIVE"
+        client.levels["a-value"] = "NONE"
+        assert registry_.compatibility("a-value") == "NONE"
+
+
+def test_registry_that_knows_no_modes_is_taken_for_writable():
+    for answer in (said(404, 40401), {"status": 404, "content": b"<html>"}, {"status": 405}):
+        with Registry(WHERE, client=Answering(**answer)) as registry_:
+            assert registry_.mode("a-value") == "READWRITE"
+    with Registry(WHERE, client=Answering(content=b'{"mode": "READONLY"}')) as registry_:
+        assert registry_.mode("a-value") == "READONLY"
+
+
+def test_schemas_that_were_fetched_are_not_kept_for_ever():
+    client = Answering(content=lambda request: json.dumps({"schema": request.url.path}).encode())
+    with Registry(WHERE, client=client) as registry_:
+        for number in range(1000):
+            registry_.schema_by_id(number)
+    assert sum(map(len, client._cache.schema_id_index.values())) <= 100
+
+
+def test_schema_of_a_subject_that_this_user_may_not_see_is_the_fault_of_the_record():
+    with pytest.raises(SchemaUnknown, match=r"Schema 7: .*refuses the credentials"):
+        asked(**said(403, 40301, "User is denied operation Read on Subject: other-value"))
+    with (
+        Registry(WHERE, client=Answering(**said(403, 40301))) as registry_,
+        pytest.raises(SettingsRefused),
+    ):
+        registry_.versions("a-value")

@@ -56,7 +56,18 @@ BOMBS = {
     ),
     "fields": event(*(field("int", f"f{n}") for n in range(20_000))),
 }
+
+
+def wrapped(levels, of="boolean"):
+    """A record around a record around a record."""
+    for level in range(levels):
+        of = record(f"W{level}", field(of))
+    return of
+
+
 LAZY = {
+    "array of records around a truth": {"type": "array", "items": wrapped(90)},
+    "map of records around nothing": {"type": "map", "values": wrapped(90, "null")},
     "array of nulls and a truth": {"type": "array", "items": record("N", field("boolean"), *nulls(5_000))},
     "array of optional nulls": {"type": "array", "items": ["null", record("N", *nulls(5_000))]},
     "map of nulls": {"type": "map", "values": record("N", *nulls(5_000))},
@@ -129,6 +140,9 @@ def test_items_of_usual_schemas_with_optional_fields_are_taken():
         "Line", *(field(["null", "string"], f"f{n}", default=None) for n in range(300)), field("null", "reserved")
     )
     assert resolve(event(field({"type": "array", "items": items}))).flaws == ()
+    assert resolve(event(field({"type": "array", "items": wrapped(5)}))).flaws == ()
+    optional = ["null", record("A", field(["null", record("B", field(["null", record("C", field("string"))]))]))]
+    assert resolve(event(field({"type": "array", "items": record("D", field(optional))}))).flaws == ()
     assert resolve(event(field({"type": "map", "values": items}))).flaws == ()
 
 

@@ -132,7 +132,7 @@ VALUES = [
     (logical("string", "uuid"), "23E45670-e89b-12d3-a456-426614174000"),
     (fixed(16, logicalType="uuid"), "\u00ff" * 16),
     (fixed(12, logicalType="duration"), "\u00ff" * 12),
-    ("float", 3.4e38),
+    ("float", 2.0**127),
     ("double", (1 << 63) - 1),
     ({"type": "float"}, 0),
     ({"type": "float", "unit": "kg"}, 1),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import RegistryUnavailable, SchemaPending, SchemaUnknown
+from pipeline.errors import RegistryUnavailable, SchemaPending, SchemaUnknown, Undecodable
 from pipeline.serde.writer_schemas import FORGET_S, GRACE_S, IDS_MAX, WriterSchemas
 
 
@@ -79,3 +79,22 @@ def test_flood_of_made_up_ids_does_not_fill_the_memory() -> None:
         with pytest.raises(SchemaPending):
             world.schemas(schema_id)
     assert len(world.schemas._first_seen) == IDS_MAX
+
+
+def test_schema_that_nobody_may_read_by_is_not_asked_for_again_for_a_while() -> None:
+    asked = []
+
+    def ask(schema_id: int) -> str:
+        asked.append(schema_id)
+        raise Undecodable("Schema 7 has rules")
+
+    now = [0.0]
+    schemas = WriterSchemas(ask, lambda: now[0])
+    for _ in range(1000):
+        with pytest.raises(Undecodable, match="Schema 7 has rules"):
+            schemas(7)
+    assert asked == [7]
+    now[0] += FORGET_S
+    with pytest.raises(Undecodable):
+        schemas(7)
+    assert asked == [7, 7]
