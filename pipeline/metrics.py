@@ -29,7 +29,7 @@ class Counts(Protocol):
 def served(stage: Counts, labels: Mapping[str, str], host: str, port: int | None) -> Iterator[None]:
     """Serve `/metrics` on `host:port` while the block runs; `SettingsRefused` when that port cannot be had.
 
-    - `pipeline_records_total{topic,group,outcome}`: handled, dead_lettered, parked
+    - `pipeline_records_total{topic,group,outcome}`: handled, dead_lettered, parked, with `--only` passed_over
     - `pipeline_failures_total{topic,group,kind}`: every failure by its class, also those that were tried again
     - `pipeline_in_flight_records`: read and not settled; `pipeline_parked_records`: keyed ones that wait in retry topics
     """
