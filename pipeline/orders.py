@@ -68,7 +68,9 @@ def _amount(value: object) -> Decimal:
     # Python reads `1_000` and the digits of every script; nobody else does.
     if isinstance(value, str) and ("_" in value or not value.isascii()):
         raise ValueError("an amount is written in the digits 0 to 9, such as 1000.00")
-    return _ANY_AMOUNT(value)
+    found = _ANY_AMOUNT(value)
+    # 139.120 is the same number as 139.12: C# decimals and SQL exports keep zeros.
+    return found.quantize(_PENNY) if int(found.as_tuple().exponent) < -_DECIMALS else found
 
 
 def _zulu(value: datetime) -> str:

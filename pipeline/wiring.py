@@ -35,8 +35,7 @@ from pipeline.orders import ORDER_RECORD
 from pipeline.serde import schema_files
 from pipeline.serde.avro import AvroReader, AvroWriter, load_ahead
 from pipeline.serde.avro_schema import resolve
-from pipeline.serde.fastavro_schema import for_fastavro
-from pipeline.serde.json_values import read_patch, typed
+from pipeline.serde.json_values import JsonValues, read_patch
 from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
 from pipeline.stages import provision, schema_gate, schema_report, topic_report
@@ -504,13 +503,13 @@ def _patch(settings: Settings, text: str, writers: Registry) -> Callable[[str, b
     patch = read_patch(text)
 
     @cache
-    def codec(topic: str) -> tuple[AvroReader, AvroWriter, Any]:
+    def codec(topic: str) -> tuple[AvroReader, AvroWriter, JsonValues]:
         schema = _record(_schemas(settings).subject(subject_of(topic)).newest)
-        return decoder(settings, topic, writers.schema_by_id), encoder(settings, topic), for_fastavro(schema)
+        return decoder(settings, topic, writers.schema_by_id), encoder(settings, topic), JsonValues(resolve(schema))
 
     def patched(topic: str, value: bytes | None) -> bytes:
-        reader, writer, schema = codec(topic)
-        return writer.encode(typed(schema, merge_patch(reader.decode(value), patch), "value"))
+        reader, writer, json_values = codec(topic)
+        return writer.encode(json_values.typed(merge_patch(reader.decode(value), patch)))
 
     return patched
 

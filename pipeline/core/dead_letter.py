@@ -97,4 +97,9 @@ def _utc(milliseconds: int) -> datetime:
     try:
         return _EPOCH + timedelta(milliseconds=milliseconds)
     except OverflowError:
-        return datetime.max.replace(tzinfo=UTC) if milliseconds > 0 else datetime.min.replace(tzinfo=UTC)
+        # As many digits as the letter has: milliseconds.
+        return (
+            datetime.max.replace(microsecond=999_000, tzinfo=UTC)
+            if milliseconds > 0
+            else datetime.min.replace(tzinfo=UTC)
+        )

@@ -188,10 +188,13 @@ class Watermarks:
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """JSON Merge Patch: an object is merged name by name, null removes, anything else replaces. Source: RFC 7396."""
+    """JSON Merge Patch: an object is merged name by name, null removes, anything else replaces. Source: RFC 7396.
+
+    What is merged stays the branch of its union that it was.
+    """
     if not isinstance(patch, dict):
         return patch
-    merged = dict(target) if isinstance(target, dict) else {}
+    merged = target.copy() if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
             merged.pop(name, None)

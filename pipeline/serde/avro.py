@@ -3,21 +3,20 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
-from io import BytesIO
 from itertools import chain, islice
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-import fastavro
-from fastavro.validation import ValidationError, validate
+from pydantic import BaseModel
 
 from pipeline.core.failures import ERROR_CHARACTERS_MAX
-from pipeline.errors import Invalid, OtherEvent, Undecodable
+from pipeline.errors import OtherEvent, Undecodable
 from pipeline.serde import schema_files, wire
-from pipeline.serde.avro_schema import as_written
-from pipeline.serde.compiled_reader import Read, ReadRun, compile_read, compile_run, compile_scan
+from pipeline.serde.avro_schema import Resolved, resolve
+from pipeline.serde.compiled_reader import Read, ReadRun, compile_read, compile_run
 from pipeline.serde.compiled_writer import compile_write
-from pipeline.serde.fastavro_schema import for_fastavro
+from pipeline.serde.exact_writer import ExactWriter
+from pipeline.serde.resolution import keeps_types, same
 
 if TYPE_CHECKING:
     from pipeline.serde.columns import Columns
@@ -42,31 +41,25 @@ class AvroWriter:
     """Writes data of one registered schema, byte for byte as the client's own `AvroSerializer` does."""
 
     def __init__(self, schema: Mapping[str, Any], schema_id: int) -> None:
-        self._schema: Any = for_fastavro(dict(schema))
+        resolved = _sound(schema)
         self._header = wire.header(schema_id)
+        self._exact = ExactWriter(resolved).datum()
         self._write = compile_write(dict(schema), self._header) or self._write_any
         self.schema_id = schema_id
 
-    def encode(self, datum: Mapping[str, Any]) -> bytes:
-        """The framed bytes; `Invalid` when the datum does not fit the schema: no number is rounded, no field left out."""
+    def encode(self, datum: Mapping[str, Any] | BaseModel) -> bytes:
+        """The framed bytes of a dict or a pydantic model, which `decode` gives back as an equal dict.
+
+        `Invalid` says the field and the reason where that cannot be: nothing is rounded, cut or left out. Fields that have a
+        default may be left out, and are read back with it. docs/reference/avro-types.md has the types of each Avro type.
+        """
         try:
             return self._write(datum)
         except Exception:  # noqa: BLE001  # says only that the datum is none of the usual ones
             return self._write_any(datum)
 
-    def _write_any(self, datum: Mapping[str, Any]) -> bytes:
-        out = BytesIO()
-        out.write(self._header)
-        try:
-            fastavro.schemaless_writer(out, self._schema, datum, strict_allow_default=True)
-            # It wrote 1.5 and True as the int 1, and an int of more than 32 bits as no reader takes it.
-            validate(datum, self._schema)
-        except ValidationError as error:
-            raise Invalid(f"The datum does not fit its schema: {_misfits(error)}") from error
-        except Exception as error:
-            # fastavro reports a datum that does not fit by ValueError, TypeError, KeyError, OverflowError, ...
-            raise Invalid(f"The datum does not fit its schema: {error}") from error
-        return out.getvalue()
+    def _write_any(self, datum: Any) -> bytes:
+        return self._header + self._exact(datum)
 
 
 class AvroReader:
@@ -78,12 +71,12 @@ class AvroReader:
     """
 
     def __init__(self, reader_schema: Mapping[str, Any], schema_by_id: Callable[[int], str]) -> None:
-        self._reader: Any = for_fastavro(dict(reader_schema))
+        self._reader = _sound(reader_schema)
         self._schema_by_id = schema_by_id
         # By the frame as it stands there: its number is told only where it is not known yet.
         self._reads: dict[bytes, Read] = {}
         self._runs: dict[bytes, ReadRun] = {}
-        self._schemas: dict[bytes, Any] = {}
+        self._schemas: dict[bytes, Resolved] = {}
         self._columns: dict[bytes, Columns | None] = {}
         # Those that give exactly the reader's types.
         self._typed: dict[bytes, Read] = {}
@@ -119,6 +112,8 @@ class AvroReader:
 
     def _columns_of(self, frame: bytes) -> "Columns | None":
         if frame not in self._columns:
+            if frame not in self._schemas:
+                return None  # what has to be resolved is walked
             # Not with this module: who writes or reads little has no need of numpy.
             from pipeline.serde.columns import Columns, Unusual  # noqa: PLC0415
 
@@ -172,79 +167,51 @@ class AvroReader:
                 of.pop(oldest, None)
 
     def _resolved(self, schema_id: int, text: str) -> Read:
-        """Equal schemas need no resolution, and so no fastavro."""
         if len(text) > schema_files.MAX_BYTES:
             # No schema file is so large; one of 6 MB takes half a minute and 4 GB to get ready for.
             raise Undecodable(f"Schema {schema_id} has {len(text)} characters, more than {schema_files.MAX_BYTES}.")
         try:
-            schema = as_written(schema_files.parse(text))
-            writer: Any = for_fastavro(schema)
+            writer = _sound(schema_files.parse(text), forgiving=True)
         except Exception as error:
             raise _unreadable(schema_id, error) from error
-        if not isinstance(writer, dict) or writer["type"] != "record" or writer["name"] not in _names(self._reader):
+        root = self._reader.root
+        if (
+            not isinstance(writer.root, dict)
+            or writer.root["type"] != "record"
+            or writer.root["name"] not in _names(root)
+        ):
             # Without this, a record of another type with fields of the same shape would decode silently.
-            name = writer.get("name", text) if isinstance(writer, dict) else text
-            raise OtherEvent(f"Schema {schema_id} is {str(name)[:200]}, not {self._reader['name']}.")
+            name = writer.root.get("name", text) if isinstance(writer.root, dict) else text
+            raise OtherEvent(f"Schema {schema_id} is {str(name)[:200]}, not {root['name']}.")
+        frame = wire.header(schema_id)
         try:
-            if writer == self._reader:
-                self._runs[wire.header(schema_id)] = compile_run(schema)
-                self._schemas[wire.header(schema_id)] = schema
-                read = compile_read(schema)
-            else:
-                read = _resolving(schema, writer, self._reader)
+            read = compile_read(writer, self._reader)
+            if same(writer, self._reader):
+                self._schemas[frame] = self._reader
+            if keeps_types(writer, self._reader):
+                self._runs[frame] = compile_run(writer, self._reader)
+                self._typed[frame] = read
         except Exception as error:
             # What is sound may still be too much for Python's compiler: RecursionError, MemoryError.
             raise _unreadable(schema_id, error) from error
-        if _keeps_types(writer, self._reader):
-            self._typed[wire.header(schema_id)] = read
         return read
 
 
-def _resolving(schema: Any, writer: Any, reader: Any) -> Read:
-    """Read what one schema wrote as another one sees it."""
-    scan = compile_scan(schema)
-
-    def read(value: bytes, start: int) -> Any:
-        scan(value, start)
-        source = BytesIO(value)
-        source.seek(start)
-        return fastavro.schemaless_reader(source, writer, reader)
-
-    return read
-
-
-def _keeps_types(writer: Mapping[str, Any], reader: Mapping[str, Any]) -> bool:
-    """Whether each logical type of the reader's fields is the writer's.
-
-    fastavro reads by the writer's logical type, and takes a default as it stands in the schema.
-    """
-    written = {field["name"]: field["type"] for field in writer["fields"]}
-    for field in reader["fields"]:
-        if isinstance(field["type"], dict) and "logicalType" in field["type"]:
-            found = [written[name] for name in (field["name"], *field.get("aliases", ())) if name in written]
-            if not found or any(each != field["type"] for each in found):
-                return False
-    return True
+def _sound(schema: Any, *, forgiving: bool = False) -> Resolved:
+    """The schema, resolved; `ValueError` where it has flaws (`avro_schema` says which, and which are forgiven a writer)."""
+    resolved = resolve(dict(schema) if isinstance(schema, Mapping) else schema, forgiving=forgiving)
+    if resolved.flaws:
+        raise ValueError("; ".join(map(str, resolved.flaws)))
+    return resolved
 
 
 def _unreadable(schema_id: int, error: Exception) -> Undecodable:
     return Undecodable(f"Schema {schema_id} is no Avro schema that can be read safely: {_words(error)}")
 
 
-def _misfits(error: ValidationError) -> str:
-    """Which field is of a wrong type, without its value: it may be personal."""
-    return "; ".join(
-        f"{one.field}: this {type(one.datum).__name__} is no {one.schema['type'] if isinstance(one.schema, dict) else one.schema}"
-        for one in error.errors
-    )
-
-
-def _names(schema: Mapping[str, Any]) -> set[str]:
-    """The full names under which a record schema is known; an alias without a namespace is in the schema's own."""
-    namespace = schema["name"].rpartition(".")[0]
-    return {schema["name"]} | {
-        alias if "." in alias or not namespace else f"{namespace}.{alias}" for alias in schema.get("aliases", ())
-    }
+def _names(root: Mapping[str, Any]) -> set[str]:
+    """The full names under which a record schema is known."""
+    return {root["name"], *root.get("aliases", ())}
 
 
 def _words(error: Exception) -> str:

@@ -8,7 +8,6 @@ Positions only grow, no length goes beyond its datum, and in the end each positi
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from decimal import Context, Decimal
 from functools import cached_property
 from itertools import repeat
@@ -16,17 +15,17 @@ from operator import add
 from typing import Any
 
 import numpy as np
-from fastavro.read import LOGICAL_READERS
 from numpy.typing import NDArray
 
+from pipeline.core.branches import Branch, Fixed, Symbol
 from pipeline.serde.avro_schema import Json, Resolved, resolve
-from pipeline.serde.compiled_reader import DIGITS_MAX
+from pipeline.serde.logical_values import EPOCH, digits_most, logical_of, value_of
+from pipeline.serde.resolution import worn
 
 Numbers = NDArray[np.int64]
 # Makes the values of a field, once all fields are read.
 Column = Callable[[], Iterable[Any]]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FLOATS = {"float": "<f4", "double": "<f8"}
 _BITS = {"int": 32, "long": 63}
 _DECIMAL_BYTES_MAX = 8
@@ -41,8 +40,8 @@ class Unusual(Exception):
 class Columns:
     """Reads framed data of one schema; `Unusual` where it has arrays or maps."""
 
-    def __init__(self, schema: Json) -> None:
-        self._read = _Compiler(resolve(schema)).root()
+    def __init__(self, schema: Json | Resolved) -> None:
+        self._read = _Compiler(schema if isinstance(schema, Resolved) else resolve(schema)).root()
 
     def read(self, values: Sequence[bytes], frame: bytes) -> list[Any]:
         """The datum of each value. Any exception says only that not all of them are usual."""
@@ -134,6 +133,8 @@ class _Compiler:
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
+        # Each record is compiled once: where records are used by name within each other, they are millions.
+        self._records: dict[str, _Read] = {}
 
     def root(self) -> _Read:
         return self._datum(self._resolved.root)
@@ -141,20 +142,25 @@ class _Compiler:
     def _datum(self, node: Json) -> _Read:
         it = self._resolved.definition(node)
         if isinstance(it, list):
-            return _union([self._datum(branch) for branch in it])
+            branches = [self._resolved.definition(branch) for branch in it]
+            names = worn(branches)
+            return _union([_worn(self._datum(one), one, name) for one, name in zip(branches, names, strict=True)])
         kind = it["type"]
         if kind == "record" and it["fields"]:
-            fields = [(field["name"], self._datum(field["type"])) for field in it["fields"]]
-            return _record([name for name, _ in fields], [read for _, read in fields])
-        logical = f"{kind}-{it.get('logicalType')}"
+            return self._record(it)
+        logical = logical_of(it)
         if logical == "long-timestamp-millis":
             return _moments
-        if logical in {"bytes-decimal", "fixed-decimal"}:
+        if logical.endswith("decimal"):
             return _decimals(it)
         plain = _plain(kind, it)
-        if logical in LOGICAL_READERS:
-            return _converted(plain, LOGICAL_READERS[logical], it)
-        return plain
+        return _converted(plain, value_of(logical, it)) if logical else plain
+
+    def _record(self, it: dict[str, Json]) -> _Read:
+        if it["name"] not in self._records:
+            fields = [(field["name"], self._datum(field["type"])) for field in it["fields"]]
+            self._records[it["name"]] = _record([name for name, _ in fields], [read for _, read in fields])
+        return self._records[it["name"]]
 
 
 def _plain(kind: str, it: dict[str, Json]) -> _Read:
@@ -233,14 +239,14 @@ def _texts(rows: _Rows) -> Column:
 def _moments(rows: _Rows) -> Column:
     after = rows.number(_BITS["long"])
     # What is no `timedelta` comes as a number, and to add that raises.
-    return lambda: map(add, repeat(_EPOCH), after.astype("timedelta64[ms]").tolist())
+    return lambda: map(add, repeat(EPOCH), after.astype("timedelta64[ms]").tolist())
 
 
 def _decimals(it: dict[str, Json]) -> _Read:
-    precision, fixed = int(it["precision"]), it.get("size")
+    precision, fixed = digits_most(it), it.get("size")
     # So few bytes as these hold no more digits than may be, and make a number of 64 bits.
     most = min(_DECIMAL_BYTES_MAX, precision * 3 // 8)
-    if max(it.get("scale", 0), precision) > DIGITS_MAX or int(fixed or 0) > most:
+    if int(fixed or 0) > most:
         raise Unusual
     unit, times = Decimal((0, (1,), -it.get("scale", 0))), Context(prec=precision).multiply
 
@@ -257,12 +263,20 @@ def _decimals(it: dict[str, Json]) -> _Read:
     return read
 
 
-def _converted(read: _Read, convert: Callable[[Any, Any, Any], Any], it: dict[str, Json]) -> _Read:
+def _converted(read: _Read, convert: Callable[[Any], Any]) -> _Read:
     def converted(rows: _Rows) -> Column:
         column = read(rows)
-        return lambda: [convert(value, it, None) for value in column()]
+        return lambda: map(convert, column())
 
     return converted
+
+
+def _worn(read: _Read, branch: dict[str, Json], name: str) -> _Read:
+    """With the name that its values carry in this union, if they carry one."""
+    if not name:
+        return read
+    carrier = {"enum": Symbol, "fixed": Fixed}.get(branch["type"], Branch)
+    return _converted(read, lambda value: carrier(name, value))
 
 
 def _union(branches: Sequence[_Read]) -> _Read:

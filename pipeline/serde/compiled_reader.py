@@ -1,43 +1,39 @@
 """A walk over a datum's bytes: is this exactly one datum of its schema, and harmless? And, in the same walk, its value.
 
-fastavro 1.13 takes negative union and enum indices (the last branch), over-long numbers, lengths below zero in fields that
-the reader skips, booleans of any byte, bytes left over, rounds a decimal of more digits than its schema has, and asks for
-all memory on a count that seven bytes claim. The walk refuses all of these. It is compiled once for each schema, to a few
-lines of Python for each field, because a general walk costs three times as much a record. Only numbers of the schema get
-into that source, and names as literals.
+Refused are negative union and enum indices, over-long numbers, lengths below zero, booleans of any byte, bytes left over,
+decimals of more digits than their schema has, blocks of another size than they say, and counts that seven bytes claim to ask
+for all memory. The walk is compiled once for each pair of schemas, to a few lines of Python for each field, because a general
+walk costs three times as much a record. Only numbers of the schemas get into that source, and names as literals.
 
-Where nothing has to be resolved the walk makes the value as well, the same one as fastavro makes: together they take twice
-the time. A datum that a reader's schema sees otherwise is walked (`compile_scan`), then read by fastavro.
+What the writer wrote is read as the reader's schema sees it, in the same walk (`resolution` says how); what the reader does
+not see is walked over. A default is made anew for each datum: what a handler changes in one is in no other.
 
-The schema must be sound (`fastavro_schema.for_fastavro`): then no type contains itself, so depth is bounded by the
-schema's own, and every item of an array has at least one byte, so counts are bounded by the bytes left.
+The schemas must be sound (`avro_schema.resolve`): then no type contains itself, so depth is bounded by the schema's own, and
+every item of an array has at least one byte, so counts are bounded by the bytes left.
 """
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Context, Decimal
 from typing import Any
 
-from fastavro.read import LOGICAL_READERS
-
-from pipeline.errors import Undecodable
+from pipeline.core.branches import Branch, Fixed, Symbol
+from pipeline.serde import walk_steps
 from pipeline.serde.avro_schema import Json, Resolved, resolve
+from pipeline.serde.logical_values import EPOCH, digits_most, logical_of, value_of
+from pipeline.serde.resolution import branch_for, default_value, mismatch, sources, worn
+from pipeline.serde.walk_steps import INT_BYTES, LONG_BYTES
 
 Scan = Callable[[bytes, int], None]
 Read = Callable[[bytes, int], Any]
 # Of framed values, of which those without the frame go by themselves to the function that is given.
 ReadRun = Callable[[Iterable[Any], bytes, Callable[[Any], Any]], Iterator[Any]]
 
-_LONG_BYTES = 10
-_INT_BYTES = 5
+_STEPS = ("bad", "ended", "cut", "varint", "int32", "skip", "count", "length", "digits", "single")
 _FIXED = {"float": 4, "double": 8}
 # Python compiles no more than 20 loops within each other; each array or map is two.
 _INLINE_DEPTH = 8
-# Where the next seven bits of a number go, from its seventh byte on; ten bytes hold 64 bits.
-_SHIFTS = range(42, 64, 7)
-# Beyond so many digits Python's limits begin, and fastavro's own ways with them.
-DIGITS_MAX = 1000
 
 
 def compile_scan(schema: Json) -> Scan:
@@ -45,43 +41,46 @@ def compile_scan(schema: Json) -> Scan:
 
     It raises `Undecodable` otherwise, saying what was found where, and nothing else for any bytes.
     """
-    scan: Scan = _compiled(schema, values=False)
+    scan: Scan = _compiled(resolve(schema), None)
     return scan
 
 
-def compile_read(schema: Json) -> Read:
-    """The same, and returns the datum. Text, times and numbers that Python cannot hold raise what they raise in Python."""
-    read: Read = _compiled(schema, values=True)
+def compile_read(schema: Json | Resolved, reader: Json | Resolved | None = None) -> Read:
+    """The same, and returns the datum as `reader` sees it, which is the writer's `schema` itself where none is given.
+
+    Text, times and numbers that Python cannot hold raise what they raise in Python.
+    """
+    writer = _resolved(schema)
+    read: Read = _compiled(writer, writer if reader is None else _resolved(reader))
     return read
 
 
-def compile_run(schema: Json) -> ReadRun:
+def compile_run(schema: Json | Resolved, reader: Json | Resolved | None = None) -> ReadRun:
     """A generator `(values, frame, other)` of the datum of each value: `schema`'s after that frame, `other(value)` elsewhere.
 
     For hundreds at once: two calls a datum are a tenth of its time. It ends with the first exception, whatever it is:
     `compile_read` tells what is wrong with that value.
     """
-    run: ReadRun = _compiled(schema, values=True, run=True)
+    writer = _resolved(schema)
+    run: ReadRun = _compiled(writer, writer if reader is None else _resolved(reader), run=True)
     return run
 
 
-def _compiled(schema: Json, *, values: bool, run: bool = False) -> Any:
-    source = _Source(resolve(schema), values=values)
+def _resolved(schema: Json | Resolved) -> Resolved:
+    return schema if isinstance(schema, Resolved) else resolve(schema)
+
+
+def _compiled(writer: Resolved, reader: Resolved | None, *, run: bool = False) -> Any:
+    source = _Source(writer, reader)
     namespace: dict[str, Any] = {
-        "bad": _bad,
-        "ended": _ended,
-        "cut": _cut,
-        "varint": _varint,
-        "int32": _int32,
-        "skip": _skip,
-        "count": _count,
-        "length": _long_length,
-        "digits": _digits,
+        **{name: getattr(walk_steps, name) for name in _STEPS},
         "whole": int.from_bytes,
-        "epoch": datetime(1970, 1, 1, tzinfo=UTC),
+        "epoch": EPOCH,
         "millisecond": timedelta(milliseconds=1),
         "float32": struct.Struct("<f").unpack_from,
         "float64": struct.Struct("<d").unpack_from,
+        "Branch": Branch,
+        "Fixed": Fixed,
         **source.constants,
     }
     text = source.run() if run else source.text()
@@ -93,18 +92,18 @@ class _Source:
     """The source of the walk: a function for every named record, called where it is used; the rest stands in line.
 
     `b` are the bytes, `p` the position, `n` the end, `x` the number just read (still in zigzag form), `a` where a text or
-    bytes begin. With `values` each piece leaves the value it read in the variable that it is given (`to`); without, there
-    is none.
+    bytes begin. Each piece leaves the value it read in the variable that it is given (`to`); without one, there is no value.
+    `wear` is the name that the value carries as a branch of its union.
     """
 
-    def __init__(self, resolved: Resolved, *, values: bool) -> None:
-        self._resolved = resolved
-        self._values = values
-        self._functions: dict[str, str] = {}
+    def __init__(self, writer: Resolved, reader: Resolved | None) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._functions: dict[tuple[str, str, str], str] = {}
         self._lines: list[str] = []
         self._names = 0
         self.constants: dict[str, Any] = {}
-        self._root = self._whole(resolved.root)
+        self._root = self._whole()
 
     def text(self) -> str:
         """All functions; `datum` is the way in."""
@@ -119,12 +118,16 @@ class _Source:
         body = [f"    {line}" for line in (*self._root, "    if p != n: ended(p, n)", "    yield v")]
         return "\n".join([*self._lines, *begin, *(f"        {line}" for line in first), *body])
 
-    def _whole(self, root: Json) -> list[str]:
-        it = self._resolved.definition(root)
+    def _whole(self) -> list[str]:
+        root = self._writer.root
+        it = self._writer.definition(root)
+        to = "v" if self._reader is not None else ""
+        new = self._reader.definition(self._reader.root) if self._reader is not None else None
         # A record that is the whole datum stands in line: it is used nowhere else.
-        if isinstance(it, dict) and it["type"] == "record":
-            return self._fields(it, "v")
-        return self._datum(root, 1, "v")
+        if isinstance(it, dict) and it["type"] == "record" and (new is None or isinstance(new, dict)):
+            reason = mismatch(it, new) if new is not None else None
+            return [_unread(reason, "    ")] if reason else self._fields(it, new, to)
+        return self._datum(root, self._reader.root if self._reader is not None else None, 1, to)
 
     def _name(self, constant: Any = None) -> str:
         """A fresh variable, or the name of a constant."""
@@ -134,43 +137,55 @@ class _Source:
         self.constants[f"c{self._names}"] = constant
         return f"c{self._names}"
 
-    def _datum(self, node: Json, depth: int, to: str) -> list[str]:
-        it = self._resolved.definition(node)
+    def _datum(self, old: Json, new: Json, depth: int, to: str, wear: str = "") -> list[str]:
+        it = self._writer.definition(old)
         tab = "    " * depth
         if isinstance(it, list):
-            return self._union(it, depth, to)
+            return self._union(it, new, depth, to)
+        as_it = it
+        if to:
+            assert self._reader is not None
+            as_it = self._reader.definition(new)
+            if isinstance(as_it, list):
+                return self._into_union(it, as_it, depth, to)
+            if reason := mismatch(it, as_it):
+                return [_unread(reason, tab)]
         kind = it["type"]
         if kind == "record":
-            call = f"{self._function(it)}(b, p, n)"
-            return [f"{tab}p, {to} = {call}" if self._values else f"{tab}p, _ = {call}"]
+            call = f"{self._function(it, as_it if to else None, wear)}(b, p, n)"
+            return [f"{tab}p, {to or '_'} = {call}"]
         if kind in {"array", "map"}:
-            return self._blocks(it, depth, to)
-        walk = self._plain(kind, it, tab)
-        return [*walk, *self._value(kind, it, tab, to)] if self._values else walk
+            lines = self._blocks(it, as_it, depth, to)
+            return [*lines, f"{tab}{to} = Branch({wear!a}, {to})"] if wear else lines
+        walk = self._plain(kind, it, tab, to)
+        return [*walk, *self._value(it, as_it, tab, to, wear)] if to else walk
 
-    def _plain(self, kind: str, it: dict[str, Json], tab: str) -> list[str]:  # noqa: PLR0911  # one for each kind
+    def _plain(self, kind: str, it: dict[str, Json], tab: str, to: str) -> list[str]:  # noqa: PLR0911  # one for each kind
         """Past one value that holds no other; where values are made, numbers and lengths stay in `x`."""
         if kind == "null":
             return [f"{tab}pass"]
         if kind == "boolean":
             return [f"{tab}if b[p] > 1: bad(p, 'a boolean that is neither 0 nor 1')", f"{tab}p += 1"]
-        if kind in {"int", "long"} and self._values:
+        if kind in {"int", "long"} and to:
             return [f"{tab}x = b[p]", f"{tab}p += 1", f"{tab}if x > 127: x, p = {_NUMBERS[kind]}(b, p, x)"]
         if kind in {"int", "long"}:
-            most = f"{_INT_BYTES}, 0x0F" if kind == "int" else f"{_LONG_BYTES}, 0x01"
+            most = f"{INT_BYTES}, 0x0F" if kind == "int" else f"{LONG_BYTES}, 0x01"
             return [f"{tab}p = p + 1 if b[p] < 128 else skip(b, p, {most})"]
         if kind in {"string", "bytes"}:
             return [*_length(tab), *_decimal(it, "a", "p - a", tab)]
         if kind == "enum":
             over = 2 * len(it["symbols"])
-            return [*_number(tab), f"{tab}if x & 1 or x >= {over}: bad(p, 'an enum index out of range')"]
+            return [*_index(tab), f"{tab}if x & 1 or x >= {over}: bad(p, 'an enum index out of range')"]
         size = _FIXED.get(kind) or int(it["size"])
-        beyond = [f"{tab}if p > n: raise IndexError"] if self._values else []
+        beyond = [f"{tab}if p > n: raise IndexError"] if to else []
         return [f"{tab}p += {size}", *beyond, *_decimal(it, f"p - {size}", str(size), tab)]
 
-    def _value(self, kind: str, it: dict[str, Json], tab: str, to: str) -> list[str]:
+    def _value(self, it: dict[str, Json], as_it: dict[str, Json], tab: str, to: str, wear: str) -> list[str]:
+        kind = it["type"]
+        if kind == "enum":
+            return self._symbol(it, as_it, tab, to, wear)
         size = _FIXED.get(kind) or it.get("size")
-        raw = {
+        found = {
             "null": "None",
             "boolean": "b[p - 1] == 1",
             "int": "(x >> 1) ^ -(x & 1)",
@@ -180,57 +195,104 @@ class _Source:
             "float": "float32(b, p - 4)[0]",
             "double": "float64(b, p - 8)[0]",
             "fixed": f"b[p - {size}:p]",
-        }
-        found = f"{self._name(tuple(it['symbols']))}[x >> 1]" if kind == "enum" else raw[kind]
-        logical = f"{kind}-{it.get('logicalType')}"
+        }[kind]
+        # What a value means its writer knows: a number without a logical type stays one, whatever the reader makes of others.
+        logical = logical_of(it)
         if logical == "long-timestamp-millis":
             return [f"{tab}{to} = epoch + ({found}) * millisecond"]
-        if logical in {"bytes-decimal", "fixed-decimal"} and max(it.get("scale", 0), it["precision"]) <= DIGITS_MAX:
-            unit = self._name(Decimal((0, (1,), -it.get("scale", 0))))
-            times = self._name(Context(prec=int(it["precision"])).multiply)
+        if logical.endswith("decimal"):
+            unit = self._name(Decimal((0, (1,), -int(it.get("scale", 0)))))
+            times = self._name(Context(prec=digits_most(it)).multiply)
             return [f"{tab}{to} = {times}(whole({found}, 'big', signed=True), {unit})"]
-        if logical in LOGICAL_READERS:
-            return [f"{tab}{to} = {self._name(LOGICAL_READERS[logical])}({found}, {self._name(it)}, None)"]
-        return [f"{tab}{to} = {found}"]
+        if logical:
+            return [f"{tab}{to} = {self._name(value_of(logical, it))}({found})"]
+        found = _PROMOTED.get((kind, as_it["type"]), "{}").format(found)
+        return [f"{tab}{to} = {f'Fixed({wear!a}, {found})' if wear else found}"]
 
-    def _fields(self, record: dict[str, Json], to: str) -> list[str]:
+    def _symbol(self, it: dict[str, Json], as_it: dict[str, Json], tab: str, to: str, wear: str) -> list[str]:
+        other = as_it.get("default") if as_it.get("default") in as_it["symbols"] else None
+        known = [one if one in as_it["symbols"] else other for one in it["symbols"]]
+        symbols = tuple(Symbol(wear, one) if wear and one is not None else one for one in known)
+        lines = [f"{tab}{to} = {self._name(symbols)}[x >> 1]"]
+        if None in symbols:
+            lines.append(f"{tab}if {to} is None: bad(p, 'a symbol that the reader does not have')")
+        return lines
+
+    def _fields(self, record: dict[str, Json], new: dict[str, Json] | None, to: str, wear: str = "") -> list[str]:
+        read = sources(record, new) if new is not None else {}
         lines: list[str] = []
-        pairs: list[str] = []
+        found: dict[str, str] = {}
         for field in record["fields"]:
-            its = self._name()
-            lines += self._datum(field["type"], 1, its)
-            pairs.append(f"{field['name']!a}: {its}")
-        return [*lines, f"    {to} = {{{', '.join(pairs)}}}"] if self._values else lines
+            if (its := read.get(field["name"])) is None:
+                lines += self._datum(field["type"], None, 1, "")
+                continue
+            found[its["name"]] = self._name()
+            lines += self._datum(field["type"], its["type"], 1, found[its["name"]])
+        if new is None:
+            return lines
+        for field in new["fields"]:
+            if field["name"] not in found and "default" not in field:
+                return [_unread(f"no {field['name']}, which has no default", "    ")]
+            found[field["name"]] = found.get(field["name"]) or self._default(field)
+        pairs = ", ".join(f"{field['name']!a}: {found[field['name']]}" for field in new["fields"])
+        return [*lines, f"    {to} = {f'Branch({wear!a}, {{{pairs}}})' if wear else f'{{{pairs}}}'}"]
 
-    def _function(self, record: dict[str, Json]) -> str:
-        name = self._functions.get(record["name"])
+    def _default(self, field: dict[str, Json]) -> str:
+        """An expression that makes the default anew."""
+        assert self._reader is not None
+        return self._literal(default_value(self._reader, field["type"], field["default"], _worn_value))
+
+    def _literal(self, value: Any) -> str:
+        if isinstance(value, Branch):
+            return f"Branch({value.branch!a}, {self._literal(dict(value))})"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{self._name(key)}: {self._literal(one)}' for key, one in value.items())}}}"
+        if isinstance(value, list):
+            if not any(isinstance(one, (list, dict)) for one in value):
+                return f"[*{self._name(tuple(value))}]"
+            return f"[{', '.join(map(self._literal, value))}]"
+        return "None" if value is None else self._name(value)
+
+    def _function(self, record: dict[str, Json], new: dict[str, Json] | None, wear: str) -> str:
+        key = record["name"], new["name"] if new is not None else "", wear
+        name = self._functions.get(key)
         if name is None:
-            name = self._functions[record["name"]] = self._define(self._fields(record, "v"))
+            body = self._fields(record, new, "v", wear)
+            name = self._functions[key] = self._define(body)
         return name
 
     def _define(self, body: list[str]) -> str:
         name = f"part_{len(self._lines)}"
-        self._lines += [f"def {name}(b, p, n):", "    v = None", *body, "    return p, v"]
+        self._lines += [f"def {name}(b, p, n):", "    v = None", *(body or ["    pass"]), "    return p, v"]
         return name
 
-    def _union(self, branches: list[Json], depth: int, to: str) -> list[str]:
+    def _union(self, branches: list[Json], new: Json, depth: int, to: str) -> list[str]:
         tab = "    " * depth
-        lines = _number(tab)
+        lines = _index(tab)
         for number, branch in enumerate(branches):
             # Zigzag: index i is written as 2i; odd numbers are indices below zero and match no branch.
-            lines += [f"{tab}{'elif' if number else 'if'} x == {2 * number}:", *self._datum(branch, depth + 1, to)]
+            lines += [f"{tab}{'elif' if number else 'if'} x == {2 * number}:", *self._datum(branch, new, depth + 1, to)]
         return [*lines, f"{tab}else: bad(p, 'a union index out of range')"]
 
-    def _blocks(self, it: dict[str, Json], depth: int, to: str) -> list[str]:
+    def _into_union(self, it: dict[str, Json], branches: list[Json], depth: int, to: str) -> list[str]:
+        """What one type, or one branch of the writer's union, is in a union of the reader's."""
+        assert self._reader is not None
+        new = [self._reader.definition(one) for one in branches]
+        at = branch_for(it, new)
+        if at is None:
+            return [_unread(f"{it.get('name', it['type'])}, for which the reader has no branch", "    " * depth)]
+        return self._datum(it, branches[at], depth, to, worn(new)[at])
+
+    def _blocks(self, it: dict[str, Json], as_it: dict[str, Json], depth: int, to: str) -> list[str]:
         tab, inner = "    " * depth, "    " * (depth + 2)
         if depth > _INLINE_DEPTH:
-            call = f"{self._define(self._blocks(it, 1, 'v'))}(b, p, n)"
-            return [f"{tab}p, {to} = {call}"]
-        found, item, key = self._name(), self._name(), self._name()
+            call = f"{self._define(self._blocks(it, as_it, 1, 'v' if to else ''))}(b, p, n)"
+            return [f"{tab}p, {to or '_'} = {call}"]
+        found, item, key, end = self._name(), self._name(), self._name(), self._name()
         is_map = it["type"] == "map"
-        lines = [f"{tab}{found} = {'{}' if is_map else '[]'}"] if self._values else []
+        lines = [f"{tab}{found} = {'{}' if is_map else '[]'}"] if to else []
         lines += [f"{tab}{key}s = set()"] if is_map else []
-        lines += [f"{tab}while True:", f"{tab}    x, p = count(b, p, n)", f"{tab}    if not x: break"]
+        lines += [f"{tab}while True:", f"{tab}    x, p, {end} = count(b, p, n)", f"{tab}    if not x: break"]
         lines += [f"{tab}    for _ in range(x):"]
         if is_map:
             lines += [
@@ -239,19 +301,37 @@ class _Source:
                 f"{inner}if {key} in {key}s: bad(p, 'a key twice in one map')",
                 f"{inner}{key}s.add({key})",
             ]
-        lines += self._datum(it["values" if is_map else "items"], depth + 2, item)
-        if not self._values:
-            return lines
+        inside = "values" if is_map else "items"
+        lines += self._datum(it[inside], as_it[inside], depth + 2, item if to else "")
+        # Readers that do not want its items go by a block's size: the same bytes must not be two data.
+        check = f"{tab}    if {end} and p != {end}: bad(p, 'a block of another size than it says')"
+        if not to:
+            return [*lines, check]
         keep = f"{found}[{key}.decode()] = {item}" if is_map else f"{found}.append({item})"
-        return [*lines, f"{inner}{keep}", f"{tab}{to} = {found}"]
+        return [*lines, f"{inner}{keep}", check, f"{tab}{to} = {found}"]
 
+
+# How Java promotes: an int or a long becomes the nearest float of 32 bits.
+_PROMOTED = {
+    ("int", "float"): "single({})",
+    ("long", "float"): "single({})",
+    ("int", "double"): "float({})",
+    ("long", "double"): "float({})",
+    ("string", "bytes"): "{}.encode()",
+    ("bytes", "string"): "{}.decode()",
+}
 
 _NUMBERS = {"int": "int32", "long": "varint"}
 
 
-def _number(tab: str) -> list[str]:
-    """Read a number into `x`; most are one byte."""
-    return [f"{tab}x = b[p]", f"{tab}p += 1", f"{tab}if x > 127: x, p = varint(b, p, x)"]
+def _index(tab: str) -> list[str]:
+    """Read the number of a branch or a symbol into `x`; most are one byte, and Java reads no more than five."""
+    return [f"{tab}x = b[p]", f"{tab}p += 1", f"{tab}if x > 127: x, p = int32(b, p, x)"]
+
+
+def _unread(reason: str, tab: str) -> str:
+    """Where what was written cannot be read as the reader's schema says."""
+    return f"{tab}bad(p, {f'a value that the reader does not take ({reason})'!a})"
 
 
 def _length(tab: str) -> list[str]:
@@ -268,107 +348,16 @@ def _length(tab: str) -> list[str]:
 
 
 def _decimal(it: dict[str, Json], start: str, size: str, tab: str) -> list[str]:
-    """Count the digits of a decimal that may have too many; so few bytes as most have need no counting."""
-    if it.get("logicalType") != "decimal":
+    """Count the digits of a decimal that may have too many; so few bytes as most have need no counting, but for none."""
+    if not logical_of(it).endswith("decimal"):
         return []
-    precision = int(it["precision"])
-    return [f"{tab}if {size} > {precision * 3 // 8}: digits(b, {start}, p, {precision})"]
+    most = digits_most(it)
+    return [f"{tab}if not 0 < {size} <= {most * 3 // 8}: digits(b, {start}, p, {most})"]
 
 
-def _ended(stopped: int, end: int) -> None:
-    if stopped > end:
-        raise Undecodable(f"The bytes end {stopped - end} bytes before the datum does.")
-    raise Undecodable(f"{end - stopped} bytes are left over after the datum.")
-
-
-def _cut(size: int) -> None:
-    raise Undecodable(f"The bytes end in the middle of the datum, after {size} bytes.") from None
-
-
-def _bad(position: int, what: str) -> None:
-    raise Undecodable(f"There is {what}, before byte {position}.")
-
-
-def _varint(b: bytes, p: int, first: int) -> tuple[int, int]:
-    """The rest of a number of at most 64 bits, whose first byte said that there is more."""
-    # Six bytes, as a time in milliseconds has, are written out: in a loop they take half as long again.
-    found = first & 127
-    if (byte := b[p]) < 128:  # noqa: PLR2004  # the continuation bit, as below
-        return found | byte << 7, p + 1
-    found |= (byte & 127) << 7
-    if (byte := b[p + 1]) < 128:  # noqa: PLR2004
-        return found | byte << 14, p + 2
-    found |= (byte & 127) << 14
-    if (byte := b[p + 2]) < 128:  # noqa: PLR2004
-        return found | byte << 21, p + 3
-    found |= (byte & 127) << 21
-    if (byte := b[p + 3]) < 128:  # noqa: PLR2004
-        return found | byte << 28, p + 4
-    found |= (byte & 127) << 28
-    if (byte := b[p + 4]) < 128:  # noqa: PLR2004
-        return found | byte << 35, p + 5
-    found |= (byte & 127) << 35
-    p += 5
-    for shift in _SHIFTS:
-        byte = b[p]
-        p += 1
-        if byte < 128:  # noqa: PLR2004
-            found |= byte << shift
-            if found >> 64:
-                break
-            return found, p
-        found |= (byte & 127) << shift
-    _bad(p, "a number of more than 64 bits")
-    raise AssertionError
-
-
-def _long_length(b: bytes, p: int, first: int) -> tuple[int, int]:
-    """The rest of a length of more than one byte."""
-    found, p = _varint(b, p, first) if first > 127 else (first, p)  # noqa: PLR2004  # the continuation bit
-    if found & 1:
-        _bad(p, "a length below zero")
-    return found, p
-
-
-def _int32(b: bytes, p: int, first: int) -> tuple[int, int]:
-    """The same of at most 32 bits, in at most five bytes."""
-    _skip(b, p - 1, _INT_BYTES, 0x0F)
-    return _varint(b, p, first)
-
-
-def _skip(b: bytes, p: int, most: int, last: int) -> int:
-    """The position after a number of at most `most` bytes, the last of which is at most `last`."""
-    for at in range(p, p + most - 1):
-        if b[at] < 128:  # noqa: PLR2004  # the continuation bit
-            return at + 1
-    if b[p + most - 1] > last:
-        _bad(p + most, f"a number of more than {32 if most == _INT_BYTES else 64} bits")
-    return p + most
-
-
-def _digits(b: bytes, start: int, p: int, most: int) -> None:
-    """Refuse the whole number between `start` and `p` when it has more than `most` digits."""
-    # A byte is 2.41 digits: the comparison keeps `10**most` no larger than the bytes are many.
-    if (p - start) * 5 > most * 2 and abs(int.from_bytes(b[start:p], "big", signed=True)) >= 10**most:
-        _bad(p, f"a decimal of more than {most} digits")
-
-
-def _count(b: bytes, p: int, n: int) -> tuple[int, int]:
-    """How many items the next block has; a count below zero is followed by the block's size in bytes (Avro 1.12)."""
-    x = b[p]
-    p += 1
-    if x > 127:  # noqa: PLR2004  # the continuation bit
-        x, p = _varint(b, p, x)
-    items = (x >> 1) ^ -(x & 1)
-    if items < 0:
-        items = -items
-        size = b[p]
-        p += 1
-        if size > 127:  # noqa: PLR2004  # the continuation bit
-            size, p = _varint(b, p, size)
-        if size & 1 or size >> 1 > n - p:
-            _bad(p, "a block size beyond the end")
-    # Every item has at least one byte, so more items than bytes cannot be.
-    if items > n - p:
-        _bad(p, "a count beyond the end")
-    return items, p
+def _worn_value(it: Json, wear: str, value: Any) -> Any:
+    """A default that is a branch of a union, with the name that it carries there."""
+    if not wear:
+        return value
+    kind = it["type"]
+    return Symbol(wear, value) if kind == "enum" else Fixed(wear, value) if kind == "fixed" else Branch(wear, value)

@@ -21,8 +21,9 @@ def schema_id_of(value: bytes | None) -> int:
     """The writer's schema id of a framed value; `Undecodable` when it has no frame."""
     if value is None:
         raise Undecodable("The record has no value (a tombstone); an event always has one.")
-    if len(value) <= HEADER_BYTES:
-        raise Undecodable(f"{len(value)} bytes are too few for a frame of {HEADER_BYTES} bytes and a datum.")
+    # An event without fields is no byte after its frame.
+    if len(value) < HEADER_BYTES:
+        raise Undecodable(f"{len(value)} bytes are too few for a frame of {HEADER_BYTES} bytes.")
     if value[0] != MAGIC:
         raise Undecodable(f"The first byte is 0x{value[0]:02x}; a framed value starts with 0x00.")
     schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")

@@ -66,6 +66,7 @@ class Intake:
             self._bytes.read(len(_BOM))
             head = head[len(_BOM) :]
         self.line = 0
+        self._text = b""
         self.is_csv = False
         self._parse = self._format(head)
 
@@ -74,13 +75,17 @@ class Intake:
             if line is None:
                 yield Refusal(self.line, f"longer than {LINE_BYTES_MAX} bytes", None)
             elif not line.isspace():
+                self._text = line
                 try:
                     yield self._parse(line)
                 except Invalid as error:
-                    text = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
-                    yield Refusal(self.line, str(error), text)
+                    yield self.refusal(str(error))
             elif self._stopping():
                 raise Stopped  # an input of blank lines gives nothing after which anybody could ask
+
+    def refusal(self, reason: str) -> Refusal:
+        """Of the line that was read last."""
+        return Refusal(self.line, reason, self._text.decode("utf-8", "backslashreplace").rstrip("\r\n"))
 
     def rest(self) -> str:
         """What was not read, in words, for one who stopped before the end."""

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.core.ports import Delivery, Encoder, Publisher
 from pipeline.errors import DeliveryFailed, Invalid, Stopped
 from pipeline.orders import OrderPlaced
-from pipeline.stages.intake import Refusal
+from pipeline.stages.intake import Intake, Refusal
 
 LOT = 256
 # Without any acknowledgement for this long, while some are outstanding, reading pauses.
@@ -84,6 +84,8 @@ class Produce:
         self._stopping: Callable[[], bool] = lambda: False
         self._tick: Callable[[], None] = lambda: None
         self.totals = Totals()
+        # Of what was read last; only lines of an input have a text.
+        self._refusal: Callable[[str], Refusal] = lambda reason: Refusal(self.totals.read, reason, None)
         self.stopped = False
         self.gave_up = False
         self.read_all = False
@@ -98,6 +100,8 @@ class Produce:
         outcome is unknown.
         """
         self._stopping, self._tick = stopping, tick
+        if isinstance(orders, Intake):
+            self._refusal = orders.refusal
         started = self._clock()
         self._answers.begin(started)
         try:
@@ -146,7 +150,7 @@ class Produce:
         try:
             self._lot.append((order.order_id.encode(), self._encoder.encode(order.__dict__)))
         except Invalid as error:
-            self._refuse(Refusal(self.totals.read, str(error), None))
+            self._refuse(self._refusal(str(error)))
 
     def _hand_over(self) -> None:
         """Give the lot to the publisher, then wait while nothing is acknowledged. Raises `Stopped`, `NoAcknowledgement`."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.record import Record
-from pipeline.errors import BrokerUnavailable, DeliveryFailed, InputBroken, InputRefused, Stopped
+from pipeline.errors import BrokerUnavailable, DeliveryFailed, InputBroken, InputRefused, Invalid, Stopped
 from pipeline.orders import OrderPlaced
 from pipeline.stages.intake import Intake, Refusal
 from pipeline.stages.produce import LOT, PAUSE_AFTER_S, STOP_S, Produce
@@ -118,6 +118,24 @@ def test_input_that_breaks_off_still_gets_a_report_for_every_order_before(tmp_pa
     with pytest.raises(InputBroken):
         bench.run(orders())
     assert bench.stage.totals.published == 1
+
+
+def test_order_that_the_contract_refuses_is_kept_with_the_number_and_the_text_of_its_line(tmp_path: Path) -> None:
+    lines = [json.dumps(json.loads(order(name).model_dump_json())) for name in ("A", "refused", "B")]
+    text = f"\n{lines[0]}\n\n{lines[1]}\n{lines[2]}\n"
+    bench = Bench(tmp_path)
+    encode = bench.stage._encoder.encode
+
+    def picky(datum: Mapping[str, Any]) -> bytes:
+        if datum["order_id"] == "refused":
+            raise Invalid("customer_id: no")
+        return encode(datum)
+
+    bench.stage._encoder.encode = picky  # type: ignore[method-assign]
+    bench.stage.run(Intake(io.BytesIO(text.encode()), "orders.ndjson"), lambda: False, lambda: None)
+    assert json.loads(bench.rejects.getvalue()) == {"line": 4, "reason": "customer_id: no", "input": lines[1]}
+    assert bench.stage.totals.refused == 1
+    assert bench.stage.totals.published == 2
 
 
 def test_rate_spreads_orders_over_time(tmp_path: Path) -> None:

@@ -63,6 +63,22 @@ def test_amount_is_taken_exactly(amount: object, taken: str | None) -> None:
     assert from_json(line(amount=amount)).amount == Decimal(taken or str(amount))
 
 
+@pytest.mark.parametrize(
+    "amount", ["139.120", "139.12000000000000000000", "-5.000", "0.000", "9999999999999999.990", "1E+3"]
+)
+@pytest.mark.parametrize("spelt", [str, Decimal])
+def test_amount_with_zeros_beyond_its_scale_is_the_same_number_to_the_model_and_to_the_contract(
+    amount: str, spelt: type
+) -> None:
+    """C# decimals and SQL exports keep them."""
+    written = f'"{amount}"' if spelt is str else amount
+    order = from_json(line(amount="?").replace(b'"?"', written.encode()))
+    assert order.amount == Decimal(amount)
+    value = AvroWriter(SCHEMA, 1).encode(order.__dict__)
+    assert AvroReader(SCHEMA, lambda _: json.dumps(SCHEMA)).decode(value)["amount"] == Decimal(amount)
+    assert AvroWriter(SCHEMA, 1).encode(order.__dict__ | {"amount": Decimal(amount)}) == value
+
+
 def test_number_with_more_digits_than_a_binary_float_arrives_exactly() -> None:
     text = line(amount=0).replace(b'"amount": 0', b'"amount": 90071992547409.93')
     assert from_json(text).amount == Decimal("90071992547409.93")

@@ -247,6 +247,7 @@ FIXED_DECIMAL = {"type": "fixed", "name": "D", "size": 3} | {"logicalType": "dec
         (ARRAY, b"\x01\x09\x02\x00", "block size"),
         (ARRAY, b"\x01\x7e\x02\x00", "block size"),
         (MAP, b"\x04\x02a\x02\x02a\x04\x00", "key twice"),
+        (record(a=DECIMAL), b"\x00", "no bytes"),
         (record(a=DECIMAL), b"\x04\x27\x10", "more than 4 digits"),
         (record(a=DECIMAL), b"\x06\xff\xd8\xf0", "more than 4 digits"),
         (record(a=DECIMAL), b"\xc8\x01" + b"\x55" * 100, "more than 4 digits"),
@@ -270,7 +271,6 @@ def test_bytes_that_lie_about_themselves_are_refused(schema: Any, value: bytes, 
         (DECIMAL, b"\xc8\x01" + b"\x00" * 98 + b"\x27\x0f"),
         (DECIMAL | {"precision": 10**9}, b"\xc8\x01" + b"\x55" * 100),
         (FIXED_DECIMAL, b"\xff\xd8\xf1"),
-        (DECIMAL, b"\x00"),
     ],
 )
 def test_decimal_of_as_many_digits_as_its_schema_has_passes(kind: Any, value: bytes) -> None:

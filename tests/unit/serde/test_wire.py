@@ -9,6 +9,7 @@ from pipeline.serde import wire
 def test_frame_is_a_zero_byte_and_the_id_big_endian() -> None:
     assert wire.header(0x01020304) == b"\x00\x01\x02\x03\x04"
     assert wire.schema_id_of(wire.header(2**31 - 1) + b"x") == 2**31 - 1
+    assert wire.schema_id_of(wire.header(7)) == 7, "an event without fields takes no byte"
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ def test_frame_is_a_zero_byte_and_the_id_big_endian() -> None:
     [
         (None, "tombstone"),
         (b"", "0 bytes are too few"),
-        (b"\x00\x00\x00\x00\x01", "5 bytes are too few"),
+        (b"\x00\x00\x00\x00", "4 bytes are too few"),
         (b"\x7f\x00\x00\x00\x01x", "0x7f"),
         (b'{"order_id": 1}', "0x7b"),
         (b"\x01" + bytes(16) + b"x", "0x01"),
