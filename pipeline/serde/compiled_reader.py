@@ -197,7 +197,7 @@ class _Source:
             "fixed": f"b[p - {size}:p]",
         }[kind]
         # What a value means its writer knows: a number without a logical type stays one, whatever the reader makes of others.
-        logical = logical_of(it)
+        logical = logical_of(it) if kind == as_it["type"] else ""
         if logical == "long-timestamp-millis":
             return [f"{tab}{to} = epoch + ({found}) * millisecond"]
         if logical.endswith("decimal"):
