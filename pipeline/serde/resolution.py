@@ -6,6 +6,7 @@ Source: https://avro.apache.org/docs/1.12.0/specification/#schema-resolution
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import Any
 
 from pipeline.serde.avro_schema import NAMED, Json, Resolved, label
@@ -18,6 +19,7 @@ PROMOTIONS = {
     "string": ("bytes",),
     "bytes": ("string",),
 }
+_FLOAT = Struct("<f")
 _MEANING = ("type", "name", "symbols", "size", "logicalType", "precision", "scale")
 
 
@@ -128,7 +130,8 @@ def default_value(resolved: Resolved, node: Json, given: Json, wear: Callable[[J
     if kind in {"bytes", "fixed"}:
         given = given.encode("latin-1")
     elif kind in {"float", "double"}:
-        given = float(given)
+        # As it would be read, had it been written.
+        given = _FLOAT.unpack(_FLOAT.pack(given))[0] if kind == "float" else float(given)
     logical = logical_of(it)
     return value_of(logical, it)(given) if logical else given
 
