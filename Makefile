@@ -9,7 +9,7 @@ PEERS  := peers peers-quix
 LOCK   := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long test-pythons list-pythons test-protocols chaos check format up down topics register-schemas bench peers lock clean
+.PHONY: help install demo test test-long test-pythons list-pythons test-protocols judge chaos check format up down topics register-schemas bench peers lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ test-protocols: $(READY) ## All that members of a group do, in both group protoc
 	        --numprocesses $(WORKERS) $(ARGS) || exit 1; \
 	done
 
+judge: $(READY) ## Avro's Java library on 10 000 random pairs of schemas and their data, beside the codec (needs a JDK and Maven)
+	@$(BIN)/python -m tests.judge $(ARGS)
+
 chaos: $(READY) ## Forwarders under faults on three brokers, ten seeds of two minutes, and what a checker finds
 	@$(BIN)/python -m tests.chaos $(or $(ARGS),--seeds 10 --report docs/chaos/report.json)
 
@@ -99,4 +102,4 @@ lock: ## Resolve the dependencies anew into requirements/ (needs uv)
 	uv pip compile --group peers-quix $(LOCK) --upgrade --output-file requirements/peers-quix.txt
 
 clean: ## Remove what the tools left in the checkout
-	rm -rf $(VENV) .venv-py $(PEERS:%=.venv-%) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-py $(PEERS:%=.venv-%) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .judge

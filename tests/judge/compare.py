@@ -33,6 +33,17 @@ class Case(NamedTuple):
     sound: list[bytes]
     bent: list[bytes]
 
+    def as_json(self) -> dict[str, Any]:
+        """What is kept of it."""
+        data = {"sound": [one.hex() for one in self.sound], "bent": [one.hex() for one in self.bent]}
+        return {"seed": self.seed, "writer": self.writer, "reader": self.reader, **data}
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> "Case":
+        """The same case again."""
+        sound, bent = ([bytes.fromhex(one) for one in kept[name]] for name in ("sound", "bent"))
+        return cls(kept["seed"], kept["writer"], kept["reader"], sound, bent)
+
 
 def cases(first: int, count: int, *, data: int = 5) -> Iterator[Case]:
     """One for each seed from `first` on, as far as its schema is sound."""
