@@ -19,7 +19,7 @@ def test_kept_cases_are_read_and_refused_by_java() -> None:
     said = [verdict[0] for _, answer in kept() for verdict in answer["data"]]  # type: ignore[index]
     assert said.count("=") > len(said) / 2
     assert said.count("!") > len(said) / 10
-    assert sum(case.writer != case.reader for case, _ in kept()) > len(kept()) / 2
+    assert sum(case.writer != case.reader for case, _ in kept()) > len(kept()) / 3
 
 
 @pytest.mark.long
