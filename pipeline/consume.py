@@ -47,7 +47,7 @@ def main(
     from pipeline import metrics, settings, supervisor, telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
-        telemetry.start_logging()
+        telemetry.start_logging(service=True)
         configured = settings.load(
             {
                 "kafka.topic": topic,
@@ -59,6 +59,14 @@ def main(
                 "consume.only": only or None,
             },
             settings.CONSUMES,
+        )
+        telemetry.start_logging(
+            configured.log.level,
+            configured.log.format,
+            service=True,
+            instance=configured.kafka.instance,
+            topic=configured.kafka.topic,
+            group=configured.kafka.consumer_group,
         )
         labels = {"topic": configured.kafka.topic, "group": configured.kafka.consumer_group}
         if configured.consume.processes > 1:

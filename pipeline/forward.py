@@ -47,7 +47,7 @@ def main(
     from pipeline import faults, metrics, settings, supervisor, telemetry  # noqa: PLC0415
 
     with telemetry.exit_codes():
-        telemetry.start_logging()
+        telemetry.start_logging(service=True)
         configured = settings.load(
             {
                 "kafka.topic": topic,
@@ -61,6 +61,14 @@ def main(
                 "forward.only": only or None,
             },
             settings.FORWARDS,
+        )
+        telemetry.start_logging(
+            configured.log.level,
+            configured.log.format,
+            service=True,
+            instance=configured.kafka.instance,
+            topic=configured.kafka.topic,
+            group=configured.forward.group,
         )
         labels = {"topic": configured.kafka.topic, "group": configured.forward.group}
         if configured.forward.processes > 1:

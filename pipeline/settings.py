@@ -107,6 +107,10 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -250,6 +254,13 @@ class Metrics(_Section):
     host: str = "127.0.0.1"
 
 
+class Log(_Section):
+    """What the long-running commands write to stderr, and in which form."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = "auto"
+
+
 class Local(_Section):
     """The broker and the registry that `python -m pipeline.local` starts."""
 
@@ -272,6 +283,7 @@ class Settings(_Section):
     forward: Forward = Forward()
     api: Api = Api()
     metrics: Metrics = Metrics()
+    log: Log = Log()
     local: Local = Local()
 
 

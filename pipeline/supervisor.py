@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from pipeline import metrics, telemetry
+from pipeline import logs, metrics, telemetry
 from pipeline.core.members import Life, Over, StartAgain, merged, worst
 from pipeline.errors import SettingsRefused
 from pipeline.lifeline import ends_with_parent
@@ -60,14 +60,15 @@ class Member:
         """Give it a process. A terminal's Ctrl-C does not reach it: the stop is passed on, once."""
         self.start_at = None
         self._started_at = time.monotonic()
-        # A live bar for each would leave none of them readable, so on a terminal their lines pass through here.
-        relayed = sys.stderr.isatty()
+        # A live bar for each would leave none of them readable, so on a terminal their lines pass through here. JSON has
+        # its pid in every line, and stays whole.
+        relayed = sys.stderr.isatty() and not logs.json_lines()
         self._result_fd, result = os.pipe()
         os.set_blocking(self._result_fd, False)
         try:
             self._process = subprocess.Popen(  # noqa: S603  # this very command
                 ends_with_parent([*self._command, f"--result-fd={result}"], signal.SIGTERM),
-                env={**os.environ, **self._environment},
+                env={**os.environ, "PIPELINE_LOG__FORMAT": _format(), **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE if relayed else None,
@@ -107,6 +108,13 @@ class Member:
         os.close(self._result_fd)
         if written:
             self.summary = merged([self.summary, json.loads(written)])
+
+
+def _format() -> str:
+    """Of a member's log: as ours, whatever its own stderr is; by name only where it was asked for by name."""
+    if not logs.json_lines():
+        return "console"
+    return "json" if logs.json_results() else "auto"
 
 
 def _relay(stream: IO[bytes] | None, take: Callable[[bytes], None]) -> threading.Thread:

@@ -6,17 +6,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from pipeline import logs
 from pipeline.core.visible import one_message, visible_json, visible_lines
 from pipeline.errors import PipelineError
 
 PROGRESS_EVERY_S = 5.0
 IDLE_EVERY_S = 60.0
-REPEAT_EVERY_S = 10.0
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -26,23 +26,32 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        say(f"✖ {error}")
+        say(f"✖ {error}", logging.ERROR, exit_code=error.exit_code, error_class=type(error).__name__)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("✖ interrupted")
+        say("✖ interrupted", logging.ERROR, exit_code=INTERRUPTED)
         sys.exit(INTERRUPTED)
 
 
-def say(line: str) -> None:
-    """One message for a person, on stderr; foreign text in it moves no cursor and forges no second message."""
-    sys.stderr.write(one_message(line) + "\n")
+def say(line: str, level: int = logging.INFO, **fields: Any) -> None:
+    """One message for a person, on stderr; foreign text in it moves no cursor and forges no second message.
+
+    Where every line of this process is JSON it is one too, with these fields.
+    """
+    if logs.json_lines():
+        logging.getLogger("pipeline").log(level, "%s", line, extra=fields)
+    else:
+        sys.stderr.write(one_message(line) + "\n")
 
 
 def result(text: str, values: Mapping[str, Any] | list[Any], *, as_json: bool, fd: int | None = None) -> None:
     """The result on stdout: text for a person, or exactly one line of JSON; no character of either acts on a terminal.
 
-    With `fd`, JSON into that pipe alone.
+    With `fd`, JSON into that pipe alone. A long-running command whose log is JSON says it there too.
     """
+    if logs.json_lines() and isinstance(values, Mapping):
+        logging.getLogger("pipeline").info("ended: %s", text, extra=dict(values))
+    as_json = as_json or logs.json_results()
     line = json.dumps(values, ensure_ascii=False, default=str) if as_json or fd is not None else text
     if fd is not None:
         with suppress(OSError):  # a supervisor that has died reads no result
@@ -54,71 +63,13 @@ def result(text: str, values: Mapping[str, Any] | list[Any], *, as_json: bool, f
     sys.stdout.flush()
 
 
-class _Stderr(logging.Handler):
-    """Writes to what stderr is at that moment: a live bar puts itself there, and prints lines above it."""
+def start_logging(level: str | int = "info", form: str = "", *, service: bool = False, **facts: Any) -> None:
+    """Log to stderr (see `pipeline.logs.start`); without a `form` what the environment asks for, else by the terminal.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            # Not by `say`: the renderer colours on a terminal, and what it is given was escaped before.
-            sys.stderr.write(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001  # as every handler of the standard library: a log line ends no program
-            self.handleError(record)
-
-
-def _json(values: Any, **options: Any) -> str:
-    return visible_json(json.dumps(values, **options))
-
-
-def _visible_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Every text of a log line, escaped before the renderer colours it; a second line of a text is indented."""
-    return {name: one_message(value) if isinstance(value, str) else value for name, value in event.items()}
-
-
-def start_logging(level: int = logging.INFO) -> None:
-    """Log to stderr: readable on a terminal, a JSON object a line elsewhere; librdkafka's lines from warnings up."""
-    # Imported here because it costs 100 ms and `--help` logs nothing.
-    import structlog  # noqa: PLC0415
-
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    on_terminal = sys.stderr.isatty()
-    render: list[Any] = (
-        [_visible_values, structlog.dev.ConsoleRenderer()]
-        if on_terminal
-        else [structlog.processors.JSONRenderer(serializer=_json, ensure_ascii=False, default=str)]
-    )
-    handler = _Stderr()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                *render,
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("pipeline").setLevel(level)
-    # What passes by itself it logs as warnings; what does not reaches us as errors too, through its callbacks.
-    librdkafka = logging.getLogger("librdkafka")
-    librdkafka.setLevel(logging.ERROR)
-    librdkafka.filters = [_seldom]
-
-
-def _seldom(record: logging.LogRecord, said: dict[str, float] = {}) -> bool:  # noqa: B006  # the memory of this process
-    """Pass the same line once in `REPEAT_EVERY_S`: while a broker is away, librdkafka says so twenty times a second."""
-    line = record.getMessage().partition(" (")[0]
-    now = time.monotonic()
-    if now - said.get(line, -REPEAT_EVERY_S) < REPEAT_EVERY_S:
-        return False
-    said[line] = now
-    return True
+    Called once before the settings are read, so that their refusal is in the right form, and once with them.
+    """
+    asked = os.environ.get("PIPELINE_LOG__FORMAT", "auto").lower()
+    logs.start(level, form or (asked if asked in logs.FORMATS else "auto"), service=service, **facts)
 
 
 @contextmanager
@@ -131,7 +82,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         asked.append(number)
-        say("stopping: finishing what is in hand (once more to stop at once)")
+        say("shutting down: what is in flight is finished first (once more to stop at once)")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -181,6 +132,6 @@ def _progress_lines(what: str, counts: Callable[[], tuple[int, str]]) -> Callabl
         found = counts()
         if found != said or now - said_at >= IDLE_EVERY_S:
             said, said_at = found, now
-            log.info("%s: %d so far, %s", what, *found)
+            log.info("%s: %d so far, %s", what, *found, extra={"count": found[0]})
 
     return update

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline import telemetry
+from pipeline import logs, telemetry
 from pipeline.core.dead_letter import Worker
 from pipeline.core.failures import Failure
 from pipeline.core.ports import Listener
@@ -21,6 +21,7 @@ from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, merge_patch
 from pipeline.core.retry import RetryPolicy, first_tier, topic_name
 from pipeline.core.topic_file import Declared
 from pipeline.core.topic_plan import Grow
+from pipeline.core.visible import sentence
 from pipeline.errors import BrokerUnavailable, SchemaRefused, Stopped, TopicRefused, Unavailable
 from pipeline.kafka import config
 from pipeline.kafka.admin import Cluster
@@ -253,7 +254,7 @@ def consume(
             crash_limit=settings.consume.crash_limit,
             careful_s=settings.consume.careful_s,
             life=secrets.token_hex(8),
-            seen=seen or consume_report(telemetry.say, verbose=verbose),
+            seen=seen or consume_report(telemetry.say, verbose=verbose, as_fields=logs.json_lines()),
             until=ends,
         )
 
@@ -636,10 +637,10 @@ def _wait_for(attempt: Callable[[], T], *, stopping: Callable[[], bool], give_up
         except Unavailable as outage:
             waited = time.monotonic() - started
             if give_up_after_s is not None and waited >= give_up_after_s:
-                raise type(outage)(f"{outage} (Tried for {waited:.0f} s.)") from outage
+                raise type(outage)(f"{sentence(str(outage))} (Tried for {waited:.0f} s.)") from outage
             if tried and str(outage) != said:
                 said = str(outage)
-                _log.warning("%s Waiting for it.", outage)
+                _log.warning("%s Waiting for it.", sentence(said))
             tried = True
             time.sleep(_RETRY_EVERY_S)
     raise Stopped

@@ -35,7 +35,7 @@ def main(
         except ModuleNotFoundError as error:
             raise Refused(f"The API needs {error.name}: pip install 'orders-pipeline[api]'.") from error
 
-        telemetry.start_logging()
+        telemetry.start_logging(service=True)
         configured = settings.load(
             {
                 "api.port": port,
@@ -46,6 +46,13 @@ def main(
                 "kafka.bootstrap_servers": bootstrap_servers,
             },
             settings.CONSUMES,
+        )
+        telemetry.start_logging(
+            configured.log.level,
+            configured.log.format,
+            service=True,
+            topic=configured.kafka.topic,
+            group=configured.kafka.consumer_group,
         )
         api = configured.api
         with telemetry.stop_signals() as stopping:

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.ports import Commit, Listener
-from pipeline.core.record import Record, TopicPartition, place_of
+from pipeline.core.record import Record, TopicPartition, listed, place_of
 from pipeline.errors import BrokerUnavailable, Fenced, MembershipLost, PipelineError, Unavailable
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
@@ -227,7 +227,7 @@ class GroupConsumer:
     def _assigned(self, consumer: Consumer, partitions: list[ClientPartition]) -> None:
         self._joined, self._taken_since = True, None
         self._topics_missing.clear()
-        _log.info("assigned %s", _names(partitions))
+        _log.info("partitions assigned: %s", _names(partitions), extra=_fields(partitions))
         came = _set(partitions)
         for where in came:
             self._positions.pop(where, None)
@@ -241,11 +241,13 @@ class GroupConsumer:
         self._listener.assigned(came)
 
     def _revoked(self, _: Consumer, partitions: list[ClientPartition]) -> None:
-        _log.info("giving up %s", _names(partitions))
+        _log.info("partitions revoked: %s", _names(partitions), extra=_fields(partitions))
         self._gone(_set(partitions), lost=False)
 
     def _lost(self, _: Consumer, partitions: list[ClientPartition]) -> None:
-        _log.warning("lost %s: the group went on without this member", _names(partitions))
+        _log.warning(
+            "partitions lost: %s: the group went on without this member", _names(partitions), extra=_fields(partitions)
+        )
         self._gone(_set(partitions), lost=True)
 
     def _gone(self, partitions: set[TopicPartition], *, lost: bool) -> None:
@@ -269,10 +271,14 @@ def _offsets(offsets: Mapping[TopicPartition, Commit]) -> list[ClientPartition]:
 
 
 def _names(partitions: Sequence[ClientPartition]) -> str:
+    return listed(_set(partitions)) or "none"
+
+
+def _fields(partitions: Sequence[ClientPartition]) -> dict[str, Any]:
     by_topic: dict[str, list[int]] = {}
-    for each in partitions:
-        by_topic.setdefault(each.topic, []).append(each.partition)
-    return ", ".join(f"{topic} {sorted(numbers)}" for topic, numbers in sorted(by_topic.items())) or "no partition"
+    for topic, partition in sorted(_set(partitions)):
+        by_topic.setdefault(topic, []).append(partition)
+    return {"partitions": by_topic}
 
 
 def _fenced(error: KafkaError) -> Fenced:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.core.ports import Commit, Source
 from pipeline.core.record import TopicPartition
+from pipeline.core.visible import sentence
 from pipeline.errors import MembershipLost, PipelineError, Unavailable
 from pipeline.stages.back_off import BackOff
 from pipeline.stages.partitions import Partitions, Stream
@@ -76,7 +77,7 @@ class Commits:
             self._not_before = self._clock() + self._outage.delay(error)
         elif isinstance(error, MembershipLost):
             self._note(asked)  # not ours to commit again, either
-            _log.warning("%s Another member works these records off again.", error)
+            _log.warning("%s Another member processes these records again.", sentence(str(error)))
         else:
             self.refused = error
 
@@ -85,7 +86,7 @@ class Commits:
         try:
             self._source.commit_now({stream.where: stream.commit(clean=ends_clean(stream)) for stream in streams})
         except PipelineError as error:
-            _log.warning("%s Another member works these records off again.", error)
+            _log.warning("%s Another member processes these records again.", sentence(str(error)))
         else:
             # What was asked for before is counted when its own answer comes.
             self._confirmed(self._settled_records)
@@ -104,7 +105,7 @@ class Commits:
                 if self._asked is None:
                     return
             if self._clock() > deadline:
-                _log.warning("the last commit was not confirmed in time: its records may be worked off again")
+                _log.warning("the last commit was not acknowledged in time: its records may be processed again")
                 return
             self._source.poll(1, LAST_COMMIT_POLL_S)
 

@@ -23,6 +23,7 @@ from pipeline.core.ordering import Lanes
 from pipeline.core.ports import Decoder, Listener, Log, Source
 from pipeline.core.record import Record, TopicPartition, offset_of, place_of, value_of
 from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
+from pipeline.core.visible import sentence
 from pipeline.errors import (
     DeliveryFailed,
     HandlerFailed,
@@ -672,7 +673,7 @@ class Consume:
         now = self._clock()
         if self._warned_at is None or now - self._warned_at >= GRACE_SAID_EVERY_S:
             self._warned_at = now
-            _log.warning("%s Its records wait; nothing is lost or skipped.", pending)
+            _log.warning("%s Its records wait; nothing is lost or skipped.", sentence(str(pending)))
 
     # --- commits
 
@@ -734,7 +735,9 @@ class Consume:
         # Without delivery nothing comes of what is away.
         while (left := self._shards_in_hand(away=deliver) & set(shards)) or (deliver and self._outbox):
             if self._clock() >= deadline:
-                _log.warning("handlers or letters did not end within %g s: their records are worked off again", limit_s)
+                _log.warning(
+                    "handlers or dead letters did not finish within %g s: their records are processed again", limit_s
+                )
                 break
             self._collect(BUSY_POLL_S)
             if deliver:

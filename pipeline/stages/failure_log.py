@@ -75,17 +75,21 @@ class FailureLog:
             _log.warning("%d more failures were not logged one by one: %s", count, words, extra={"left_out": left_out})
 
 
-def facts(record: Record, failure: Failure) -> Mapping[str, Any]:
-    """The fields of a failure's line."""
-    return {
+def facts(record: Record, failure: Failure | None) -> Mapping[str, Any]:
+    """The fields of a line about a record, and of what failed with it."""
+    coordinates = {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "key": None if record.key is None else visible_bytes(record.key, KEY_CHARACTERS_MAX),
+        "attempt": record.attempt,
+    }
+    if failure is None:
+        return coordinates
+    return coordinates | {
         "failure": str(failure.kind),
         "error_class": failure.error_class,
         "error": visible(failure.message, ERROR_CHARACTERS_MAX),
-        "attempt": record.attempt,
     }
 
 

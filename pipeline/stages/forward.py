@@ -20,6 +20,7 @@ from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify
 from pipeline.core.ports import Decoder, Encoder, InTransaction, Listener, Log, Source
 from pipeline.core.record import Keyed, Record, TopicPartition, place_of, value_of
 from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
+from pipeline.core.visible import sentence
 from pipeline.errors import (
     HandlerFailed,
     MembershipLost,
@@ -216,13 +217,13 @@ class Forward:
             # A live twin fences the consumer too, which tells within a heartbeat and ends this one. The producer alone: its
             # transaction was ended by the coordinator after its time-out.
             self._not_before = self._open_at = self._clock() + FENCED_PAUSE_S
-            _log.warning("%s Unless a twin lives, a new producer goes on from what was committed.", error)
+            _log.warning("%s A new producer goes on from what was committed.", sentence(str(error)))
             self._abort()
         except Unavailable as outage:
             self._not_before = self._open_at = self._clock() + self._outage.delay(outage)
             self._abort()
         except MembershipLost as error:
-            _log.warning("%s Another member forwards these records.", error)
+            _log.warning("%s Another member forwards these records.", sentence(str(error)))
             self._abort()
 
     def _waiting(self) -> bool:
@@ -544,7 +545,7 @@ class Forward:
                 try:
                     self._end_transaction()
                 except PipelineError as error:
-                    _log.warning("%s What it held is forwarded again by whoever comes next.", error)
+                    _log.warning("%s What it held is forwarded again by the next owner.", sentence(str(error)))
                     self._abort()
         self._partitions.close(streams)
         self._partitions.went(partitions)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pipeline.core.dead_letter import Letter
 from pipeline.core.ports import Delivery, Encoder, Publisher
 from pipeline.core.record import Headers
+from pipeline.core.visible import sentence
 from pipeline.errors import DeliveryFailed, PipelineError
 
 SEND_AGAIN_S = 1.0
@@ -112,7 +113,7 @@ class Outbox:
                 "max.message.bytes leave room?"
             )
         if not self._again:
-            _log.warning("%s Trying again in %g s; nothing is lost or skipped.", error, SEND_AGAIN_S)
+            _log.warning("%s Trying again in %g s; nothing is lost or skipped.", sentence(str(error)), SEND_AGAIN_S)
             self._again_at = self._clock() + SEND_AGAIN_S
         self._again.append(message)
 

@@ -1,6 +1,7 @@
 """What the person who runs a stage is told meanwhile: refused lines, unacknowledged keys, with -v every record."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from pipeline.core.ports import Delivery
 from pipeline.core.record import Record
 from pipeline.core.visible import visible, visible_bytes
 from pipeline.errors import InputRefused, Unavailable
+from pipeline.stages.failure_log import facts
 from pipeline.stages.intake import Refusal, is_same_file
 from pipeline.stages.unacknowledged import Unacknowledged
 
 REFUSALS_SAID = 10
+_log = logging.getLogger(__name__)
 UNACKNOWLEDGED_SAID = 10
 
 
@@ -85,8 +88,21 @@ def rejects_file(name: str | None, source: os.stat_result | None) -> Iterator[Te
         yield file
 
 
-def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Record, Failure | None], None] | None:
-    """With `verbose` a line for every settled record: `✔` handled, `↻` sent to a retry topic, `✖` given up; and why."""
+def consume_report(
+    say: Callable[[str], None], *, verbose: bool, as_fields: bool = False
+) -> Callable[[Record, Failure | None], None] | None:
+    """With `verbose` a line for every settled record: `✔` handled, `↻` sent to a retry topic, `✖` given up; and why.
+
+    `as_fields`: a log line, with the record's coordinates as fields.
+    """
+
+    def logged(record: Record, failure: Failure | None) -> None:
+        known = facts(record, failure)
+        if failure is None:
+            _log.info("%s handled", record.where, extra=known)
+        else:
+            what = "sent to a retry topic" if failure.kind is FailureKind.TRANSIENT else "a dead letter"
+            _log.info("%s %s", record.where, what, extra=known)
 
     def seen(record: Record, failure: Failure | None) -> None:
         if failure is None:
@@ -95,7 +111,9 @@ def consume_report(say: Callable[[str], None], *, verbose: bool) -> Callable[[Re
             mark = "↻" if failure.kind is FailureKind.TRANSIENT else "✖"
             say(f"{mark} {record.where} {_text(record.key)} {failure.kind}: {visible(failure.message)}")
 
-    return seen if verbose else None
+    if not verbose:
+        return None
+    return logged if as_fields else seen
 
 
 def _text(key: bytes | None) -> str:
