@@ -20,6 +20,10 @@ class SettingsRefused(Refused):
     """A setting is unknown, malformed or contradicts another one."""
 
 
+class NotAuthorized(SettingsRefused):
+    """The broker denies an operation to this principal; the message names operation, resource and principal."""
+
+
 class SchemaRefused(Refused):
     """A schema file cannot be read, breaks the compatibility of its subject, or is not registered."""
 

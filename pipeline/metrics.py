@@ -1,18 +1,44 @@
 """Prometheus metrics of a worker: read from the stage's own counts when somebody asks, so a record costs nothing more.
 
-Names follow the field's: `_total` counters, no key or offset as a label. Off unless `metrics.port` is set.
+Names follow the field's: `_total` counters, no key or offset as a label. Off unless `metrics.port` is set. The port answers to
+`GET` and `HEAD` of `/metrics` alone: whatever else somebody asks for, such as a liveness probe, is not found.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import platform
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.request import urlopen
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from pipeline.errors import SettingsRefused
+from pipeline.version import version
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
+
+
+PATH = "/metrics"
+# A client that sends nothing keeps no thread longer than this.
+_CLIENT_S = 10
+_HELP = {
+    "records": "Records settled, by what became of them: handled or forwarded, dead_lettered, parked (sent to a retry topic).",
+    "failures": "Failed tries by class of failure, also those that were tried again.",
+    "retries": "Failed tries after which the record is tried again, in place or in a retry topic.",
+    "commits": "Commits that the broker acknowledged.",
+    "commit_failures": "Commits that were refused, not acknowledged, or aborted; what they held is committed again later.",
+    "assignments": "Rebalances in which partitions were assigned to this member.",
+    "revocations": "Rebalances in which partitions were revoked from this member, or lost.",
+    "in_flight_records": "Records read and not settled yet.",
+    "parked_records": "Keyed records of this member's partitions that wait in retry topics.",
+    "recovery_mode": "1 while records are named in commits before they are processed, because a worker died with them.",
+    "last_poll_age_seconds": "Seconds since this member polled last; beyond max.poll.interval.ms it loses its partitions.",
+    "last_commit_age_seconds": "Seconds since a commit was acknowledged last; it grows where nothing is to be committed, too.",
+}
 
 
 class Counts(Protocol):
@@ -21,6 +47,8 @@ class Counts(Protocol):
     def outcomes(self) -> Mapping[str, int]: ...
 
     def failures_by_kind(self) -> Mapping[str, int]: ...
+
+    def counters(self) -> Mapping[str, int]: ...
 
     def gauges(self) -> Mapping[str, float]: ...
 
@@ -31,12 +59,16 @@ def served(stage: Counts, labels: Mapping[str, str], host: str, port: int | None
 
     - `pipeline_records_total{topic,group,outcome}`: handled, dead_lettered, parked, with `--only` passed_over
     - `pipeline_failures_total{topic,group,kind}`: every failure by its class, also those that were tried again
-    - `pipeline_in_flight_records`: read and not settled; `pipeline_parked_records`: keyed ones that wait in retry topics
+    - `pipeline_retries_total`, `pipeline_commits_total`, `pipeline_commit_failures_total`, `pipeline_assignments_total`,
+      `pipeline_revocations_total`
+    - `pipeline_in_flight_records`, `pipeline_parked_records`, `pipeline_recovery_mode`, `pipeline_last_poll_age_seconds`,
+      `pipeline_last_commit_age_seconds`
+    - `pipeline_build_info{version,python}`
     """
     if port is None:
         yield
         return
-    with _serving(collector(stage, labels), host, port):
+    with _serving([collector(stage, labels), build_info()], host, port):
         yield
 
 
@@ -49,21 +81,42 @@ def collector(stage: Counts, labels: Mapping[str, str]) -> "Collector":
 
     class _Stage(Collector):
         def collect(self) -> "Iterator[Metric]":
-            records = CounterMetricFamily(
-                "pipeline_records", "Records settled, by what became of them.", None, [*names, "outcome"]
-            )
+            records = CounterMetricFamily("pipeline_records", _HELP["records"], None, [*names, "outcome"])
             for outcome, count in stage.outcomes().items():
                 records.add_metric([*values, outcome], count)
-            failures = CounterMetricFamily("pipeline_failures", "Failures by their class.", None, [*names, "kind"])
+            failures = CounterMetricFamily("pipeline_failures", _HELP["failures"], None, [*names, "kind"])
             for kind, count in stage.failures_by_kind().items():
                 failures.add_metric([*values, kind], count)
             yield from (records, failures)
+            for name, count in stage.counters().items():
+                counter = CounterMetricFamily(f"pipeline_{name}", _help(name), None, names)
+                counter.add_metric(values, count)
+                yield counter
             for name, value in stage.gauges().items():
-                gauge = GaugeMetricFamily(f"pipeline_{name}", name.replace("_", " ").capitalize() + ".", None, names)
+                gauge = GaugeMetricFamily(f"pipeline_{name}", _help(name), None, names)
                 gauge.add_metric(values, value)
                 yield gauge
 
     return _Stage()
+
+
+def build_info() -> "Collector":
+    """What gives `pipeline_build_info`, a series that is 1: once for each process, whatever else it serves."""
+    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415  # see _serving
+    from prometheus_client.registry import Collector  # noqa: PLC0415
+
+    class _Build(Collector):
+        def collect(self) -> "Iterator[Metric]":
+            names = ["version", "python"]
+            info = GaugeMetricFamily("pipeline_build_info", "The version that runs, and Python's.", None, names)
+            info.add_metric([version(), platform.python_version()], 1)
+            yield info
+
+    return _Build()
+
+
+def _help(name: str) -> str:
+    return _HELP.get(name, name.replace("_", " ").capitalize() + ".")
 
 
 @contextmanager
@@ -103,7 +156,7 @@ def of_members(
                 again.add_metric([*values, str(number)], count)
             yield again
 
-    with _serving(_Members(), host, port):
+    with _serving([_Members()], host, port):
         yield
 
 
@@ -116,21 +169,55 @@ def _asked(url: str) -> str:
 
 
 @contextmanager
-def _serving(collector: "Collector", host: str, port: int) -> Iterator[None]:
+def _serving(collectors: Iterable["Collector"], host: str, port: int) -> Iterator[None]:
     # Imported here because only who asks for metrics needs it.
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415
 
     registry = CollectorRegistry()
-    registry.register(collector)
+    for collector in collectors:
+        registry.register(collector)
     try:
-        server, thread = start_http_server(port, host, registry)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        server = type("_OfFamily", (_Server,), {"address_family": family})((host, port), _Client)
     except OSError as error:
         raise SettingsRefused(
             f"metrics.port {port} on {host} cannot be used: {error.strerror}. Choose another one, or leave it out."
         ) from error
+    server.set_app(_only_metrics(make_wsgi_app(registry)))
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Client(WSGIRequestHandler):
+    timeout = _CLIENT_S
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: who asks for metrics does so every few seconds."""
+
+
+def _only_metrics(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """The app for `GET` and `HEAD` of `/metrics`; 404 for other paths, 405 for other methods."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
+        if environ["PATH_INFO"] != PATH:
+            text = f"Only {PATH} is served here.\n".encode()
+            start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
+            return [] if method == "HEAD" else [text]
+        if method not in {"GET", "HEAD"}:
+            start_response("405 Method Not Allowed", [("Allow", "GET, HEAD"), ("Content-Length", "0")])
+            return []
+        body = app(environ | {"REQUEST_METHOD": "GET"}, start_response)
+        return [] if method == "HEAD" else body
+
+    return answer

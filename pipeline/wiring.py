@@ -22,7 +22,7 @@ from pipeline.core.retry import RetryPolicy, first_tier, topic_name
 from pipeline.core.topic_file import Declared
 from pipeline.core.topic_plan import Grow
 from pipeline.core.visible import sentence
-from pipeline.errors import BrokerUnavailable, SchemaRefused, Stopped, TopicRefused, Unavailable
+from pipeline.errors import BrokerUnavailable, NotAuthorized, SchemaRefused, Stopped, TopicRefused, Unavailable
 from pipeline.kafka import config
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.consumer import GroupConsumer
@@ -64,6 +64,8 @@ _NEW_TOPICS_S = 10.0
 # As long as dead letters: the time there is to mend what keeps a group from working its retries off.
 RETRY_RETENTION_MS = 30 * 86_400_000
 RETRY_HEADERS_BYTES = 65_536
+# The broker's message.max.bytes, where nobody set another one.
+MESSAGE_BYTES_DEFAULT = 1_048_588
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -588,7 +590,7 @@ def _provide_retry_topics(settings: Settings, topics: Sequence[str]) -> None:
     if count is None:
         raise BrokerUnavailable(f"The topic {source} is not there. Create the declared topics: make topics.")
     there = {topic: asked.partitions(topic) for topic in tiers}
-    largest = int(asked.topic_configs([source])[source]["max.message.bytes"])
+    largest = _largest_message(asked, source) if None in there.values() else 0
     configs = {
         "cleanup.policy": "delete",
         "message.timestamp.type": "LogAppendTime",
@@ -609,7 +611,21 @@ def _provide_retry_topics(settings: Settings, topics: Sequence[str]) -> None:
             )
     if new:
         # A group that is joined before would not have them, until the client looks for its topics again.
-        provision.wait_for_leaders(asked, new, _NEW_TOPICS_S)
+        leaders = Cluster(config.connection(settings.kafka), reads_configs=False)
+        provision.wait_for_leaders(leaders, new, _NEW_TOPICS_S)
+
+
+def _largest_message(asked: Cluster, topic: str) -> int:
+    """Its max.message.bytes; where this principal may not read configs, which a plain consumer need not, the broker's default."""
+    try:
+        return int(asked.topic_configs([topic])[topic]["max.message.bytes"])
+    except NotAuthorized as denied:
+        _log.warning(
+            "%s Going on: retry topics that are made now take records of up to %d bytes, the broker's default.",
+            sentence(str(denied)),
+            MESSAGE_BYTES_DEFAULT,
+        )
+        return MESSAGE_BYTES_DEFAULT
 
 
 def _ends(settings: Settings, topics: Sequence[str]) -> dict[TopicPartition, int]:

@@ -1,9 +1,12 @@
 """What the API counts, for Prometheus: requests by route and status, orders by what became of them, the worker's own counts."""
 
+import re
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
+
+from pipeline import metrics
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -32,11 +35,13 @@ class Figures:
         self._pending = Gauge(
             "pipeline_api_pending_orders", "Orders that wait for the broker's word.", registry=self._registry
         )
+        self._registry.register(metrics.build_info())
         for outcome in ("accepted", "invalid", "not_accepted", "unknown"):
             self._orders.labels(outcome)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
+        route = re.sub(r":\w+}", "}", route)
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 

@@ -60,11 +60,13 @@ _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 class Cluster:
     """One cluster, asked through the client's `AdminClient`, which never makes a topic by asking for it.
 
-    `properties` are librdkafka's (see `pipeline.kafka.config`); a request may take `REQUEST_S` seconds.
+    `properties` are librdkafka's (see `pipeline.kafka.config`); a request may take `REQUEST_S` seconds. Without `reads_configs`
+    topics are described without theirs, for which a plain consumer has no ACL as a rule.
     """
 
-    def __init__(self, properties: Mapping[str, Any]) -> None:
+    def __init__(self, properties: Mapping[str, Any], *, reads_configs: bool = True) -> None:
         self._properties = dict(properties)
+        self._reads_configs = reads_configs
         self.where = str(properties["bootstrap.servers"])
         self._errors: deque[KafkaError] = deque(maxlen=1)
         configuration: dict[str, Any] = {**_QUIET, **properties, "error_cb": _keeper(self._errors)}
@@ -99,10 +101,11 @@ class Cluster:
             return {}
         described = {}
         for name, future in self._ask(lambda: self._admin.describe_topics(TopicCollection(list(names)), **_LIMIT)):
-            description = self._result(future, f"describing topic {name}", without=TOPIC_ABSENT)
+            doing = f"describing topic {name}"
+            description = self._result(future, doing, without=TOPIC_ABSENT, needs=f"DESCRIBE on Topic {name}")
             if description is not None:
                 described[name] = description
-        configs = self._topic_configs(described)
+        configs = self._topic_configs(described) if self._reads_configs else {name: {} for name in described}
         # A topic deleted between the two questions is absent.
         return {name: _facts(described[name], entries) for name, entries in configs.items()}
 
@@ -135,7 +138,7 @@ class Cluster:
                     refused.append((name, error))
         for name, cause in refused:
             done = [] if validate_only else created
-            raise self._refused(cause, f"creating topic {name}", done) from cause
+            raise self._refused(cause, f"creating topic {name}", done, f"CREATE on Topic {name}") from cause
         return created
 
     def grow(self, topic: Grow, *, validate_only: bool = False) -> bool:
@@ -148,13 +151,15 @@ class Cluster:
             there = self.partitions(topic.name) if _name_of(error) == "INVALID_PARTITIONS" else None
             if there is not None and there >= topic.wanted:
                 return False
-            raise self._refused(error, f"growing topic {topic.name} to {topic.wanted} partitions") from error
+            doing = f"growing topic {topic.name} to {topic.wanted} partitions"
+            raise self._refused(error, doing, needs=f"ALTER on Topic {topic.name}") from error
         return True
 
     def partitions(self, topic: str) -> int | None:
         """How many partitions the topic has; None when it is not there."""
         [(_, future)] = self._ask(lambda: self._admin.describe_topics(TopicCollection([topic]), **_LIMIT))
-        description = self._result(future, f"describing topic {topic}", without=TOPIC_ABSENT)
+        doing = f"describing topic {topic}"
+        description = self._result(future, doing, without=TOPIC_ABSENT, needs=f"DESCRIBE on Topic {topic}")
         return None if description is None else len(description.partitions)
 
     def beginning_offsets(self, topic: str) -> dict[int, int]:
@@ -199,10 +204,10 @@ class Cluster:
         try:
             answer = consumer.committed([TopicPartition(*source) for source in wanted], timeout=REQUEST_S)
         except KafkaException as error:
-            raise translate(error.args[0], doing) from error
+            raise self._translated(error.args[0], doing, "DESCRIBE on that Group and its Topics") from error
         for partition in answer:
             if partition.error is not None:
-                raise translate(partition.error, doing)
+                raise self._translated(partition.error, doing, f"DESCRIBE on Topic {partition.topic}")
         return answer
 
     def commit(self, group: str, offsets: Mapping[Source, int]) -> None:
@@ -220,7 +225,9 @@ class Cluster:
         if problem is not None and problem.name() in _HAS_MEMBERS:
             raise Refused(f"The group {group} has members by now: its offsets are theirs, nothing was committed")
         if problem is not None:
-            raise translate(problem, f"committing offsets of {group}")
+            raise self._translated(
+                problem, f"committing offsets of {group}", f"READ on Group {group} and on its Topics"
+            )
 
     def groups(self) -> list[Group]:
         """Every consumer group with its members, by name; one that cannot be described has a state that says so."""
@@ -242,7 +249,9 @@ class Cluster:
         try:
             topics = self._admin.list_topics(timeout=REQUEST_S).topics
         except KafkaException as error:
-            raise translate(error.args[0], f"listing the topics at {self.where}") from error
+            raise self._translated(
+                error.args[0], f"listing the topics at {self.where}", "DESCRIBE on Cluster"
+            ) from error
         return [Source(name, partition) for name, topic in sorted(topics.items()) for partition in topic.partitions]
 
     def offsets_at(self, sources: Collection[Source], at: Where | int) -> dict[Source, int]:
@@ -259,7 +268,8 @@ class Cluster:
         for place, future in self._ask(
             lambda: self._admin.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_S)
         ):
-            answer = self._result(future, f"reading the offsets of {place.topic}", without=TOPIC_ABSENT)
+            doing = f"reading the offsets of {place.topic}"
+            answer = self._result(future, doing, without=TOPIC_ABSENT, needs=f"DESCRIBE on Topic {place.topic}")
             if answer is not None:
                 offsets[Source(place.topic, place.partition)] = int(answer.offset)
         return offsets
@@ -344,7 +354,8 @@ class Cluster:
             return []
         described = []
         for name, future in self._ask(lambda: self._admin.describe_consumer_groups(list(names), **_LIMIT)):
-            group = self._result(future, f"describing group {name}", without=_GROUP_ABSENT)
+            doing = f"describing group {name}"
+            group = self._result(future, doing, without=_GROUP_ABSENT, needs=f"DESCRIBE on Group {name}")
             # A group that nobody knows is described as dead.
             if group is not None and group.state is not ConsumerGroupState.DEAD:
                 described.append(_group(group))
@@ -381,7 +392,9 @@ class Cluster:
             return {}
         configs = {}
         for resource, future in self._ask(lambda: self._admin.describe_configs(resources, **_LIMIT)):
-            entries = self._result(future, f"reading the configs of topic {resource.name}", without=TOPIC_ABSENT)
+            doing = f"reading the configs of topic {resource.name}"
+            needs = f"DESCRIBE_CONFIGS on Topic {resource.name}"
+            entries = self._result(future, doing, without=TOPIC_ABSENT, needs=needs)
             if entries is not None:
                 configs[resource.name] = entries
         return configs
@@ -391,16 +404,23 @@ class Cluster:
         self._admin.poll(0)  # hands over the log lines and errors that gathered
         return answers
 
-    def _result(self, future: Future[Any], doing: str, without: frozenset[str] = frozenset()) -> Any:
+    def _result(
+        self, future: Future[Any], doing: str, without: frozenset[str] = frozenset(), needs: str | None = None
+    ) -> Any:
         try:
             return future.result()
         except KafkaException as error:
             if _name_of(error) in without:
                 return None
-            raise translate(error.args[0], f"{doing} at {self.where}") from error
+            raise self._translated(error.args[0], f"{doing} at {self.where}", needs) from error
 
-    def _refused(self, error: KafkaException, doing: str, done: Sequence[str] = ()) -> PipelineError:
-        problem = translate(error.args[0], f"{doing} at {self.where}")
+    def _translated(self, error: KafkaError, doing: str, needs: str | None) -> PipelineError:
+        return translate(error, doing, needs=needs, principal=self._properties.get("sasl.username"))
+
+    def _refused(
+        self, error: KafkaException, doing: str, done: Sequence[str] = (), needs: str | None = None
+    ) -> PipelineError:
+        problem = self._translated(error.args[0], f"{doing} at {self.where}", needs)
         if done:
             return PipelineError(f"{problem}. Created before that, and left there: {', '.join(done)}")
         if type(problem) is PipelineError:

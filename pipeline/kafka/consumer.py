@@ -108,10 +108,17 @@ class GroupConsumer:
             if KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str() not in error.str():
                 raise _fatal_failure(error)
             self._wait_for_the_name()
-        elif isinstance(problem := translate(error, "reading"), Unavailable):
+        elif isinstance(problem := self._translated(error, message.topic()), Unavailable):
             _log.warning("%s", problem)
         else:
             raise problem
+
+    def _translated(self, error: KafkaError, topic: str | None) -> PipelineError:
+        group, principal = self._properties.get("group.id"), self._properties.get("sasl.username")
+        needs = f"READ on Topic {topic}" if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED else None
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            needs = f"READ on Group {group}"
+        return translate(error, f"reading {topic}" if topic else "reading", needs=needs, principal=principal)
 
     def _wait_for_the_name(self) -> None:
         """KIP-848 refuses whoever comes second with an instance name: who was killed has it until its session ends.

@@ -4,7 +4,7 @@ import re
 
 from confluent_kafka import KafkaError
 
-from pipeline.errors import BrokerUnavailable, PipelineError, SettingsRefused, TopicRefused
+from pipeline.errors import BrokerUnavailable, NotAuthorized, PipelineError, SettingsRefused, TopicRefused
 
 # By the codes' names; a leading underscore is the client's own finding, the others are the broker's word.
 # An outage passes by itself once the cluster is whole again, so it is waited for (promise P5). A failed TLS handshake
@@ -43,11 +43,12 @@ OUTAGE = frozenset(
 UNAUTHENTICATED = frozenset(
     {"_AUTHENTICATION", "ILLEGAL_SASL_STATE", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM"}
 )
+# What the operation is as a rule, where the caller does not say which one it was.
 DENIED = {
-    "CLUSTER_AUTHORIZATION_FAILED": "the cluster",
-    "GROUP_AUTHORIZATION_FAILED": "the consumer group",
-    "TOPIC_AUTHORIZATION_FAILED": "the topic",
-    "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "the transactional id",
+    "CLUSTER_AUTHORIZATION_FAILED": "an ACL on the cluster",
+    "GROUP_AUTHORIZATION_FAILED": "READ on the consumer group",
+    "TOPIC_AUTHORIZATION_FAILED": "READ, WRITE or DESCRIBE on the topic, as it was used here,",
+    "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "WRITE and DESCRIBE on the transactional id",
 }
 TOPIC_ABSENT = frozenset({"_UNKNOWN_TOPIC", "UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC_OR_PART"})
 
@@ -63,8 +64,13 @@ def other_protocol(said: str) -> str | None:
     return None
 
 
-def translate(error: KafkaError, doing: str) -> PipelineError:
+def translate(
+    error: KafkaError, doing: str, *, needs: str | None = None, principal: str | None = None
+) -> PipelineError:
     """Our error for the client's one, by its code alone; `doing` opens the message ("reading orders.v1").
+
+    `needs` is the ACL that it takes ("DESCRIBE on Topic orders.v1"), `principal` who asks, where they are known: a denial then is
+    `NotAuthorized`.
 
     An outage becomes `BrokerUnavailable`, failed authentication or authorisation `SettingsRefused`, an absent topic
     `TopicRefused`, anything else a `PipelineError` that names the code. Returned, not raised: raise it `from` the
@@ -79,8 +85,10 @@ def translate(error: KafkaError, doing: str) -> PipelineError:
             "Check user, password, mechanism and protocol under PIPELINE_KAFKA__SECURITY__"
         )
     if code in DENIED:
-        return SettingsRefused(
-            f"{doing}: this user may not use {DENIED[code]} so ({code}: {said}). Ask for the ACL that it needs"
+        kind = NotAuthorized if needs else SettingsRefused
+        who = f"User:{principal}" if principal else "this principal"
+        return kind(
+            f"{doing}: not authorized: {who} needs {needs or DENIED[code]} ({code}: {said}). Have that ACL added, then try again"
         )
     if code == "INVALID_TRANSACTION_TIMEOUT":
         return SettingsRefused(

@@ -54,7 +54,7 @@ def read_between(properties: Mapping[str, Any], wanted: Mapping[TopicPartition, 
                 where = TopicPartition(str(message.topic()), int(message.partition() or 0))
                 offset, end, error = int(message.offset() or 0), open_ends.get(where), message.error()
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-                    raise translate(error, f"reading {where.topic}")
+                    raise translate(error, f"reading {where.topic}", needs=f"READ on Topic {where.topic}")
                 if error is None and end is not None and offset < end:
                     yield to_record(message)
                 # The end event's offset counts as well: the last offsets may be transaction markers.
@@ -78,7 +78,7 @@ def _know_the_leaders(consumer: Consumer, topics: Iterable[str]) -> None:
         try:
             consumer.list_topics(topic, timeout=_SILENCE_S_MAX)
         except KafkaException as error:
-            raise translate(error.args[0], f"reading {topic}") from error
+            raise translate(error.args[0], f"reading {topic}", needs=f"DESCRIBE on Topic {topic}") from error
 
 
 def _next(consumer: Consumer) -> list[Message]:

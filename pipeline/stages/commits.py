@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 class Commits:
     """One commit is asked for at a time; what settles meanwhile goes with the next.
 
+    `acknowledged` and `failed` count commits, `last_at` is when the last acknowledged one was asked for (seconds of the clock).
     `dirty` is whether anything changed since; `refused` is a broker's answer that no waiting mends. `confirmed` is told how
     many records were settled by what the broker has confirmed. `outage` is the broker's.
     """
@@ -40,8 +41,11 @@ class Commits:
         self._asked_records = 0
         self._settled_records = 0
         self._not_before = 0.0
+        self._asked_at = 0.0
         self.dirty = False
         self.refused: PipelineError | None = None
+        self.acknowledged = self.failed = 0
+        self.last_at: float | None = None
 
     @property
     def pending(self) -> bool:
@@ -60,6 +64,7 @@ class Commits:
         now = self._clock()
         if now < self._not_before and (busy or self._outage):
             return
+        self._asked_at = now
         self._ask(lambda _: False)
         self._not_before = now + COMMIT_EVERY_S
 
@@ -67,7 +72,10 @@ class Commits:
         """The broker's word on the commit that was asked for."""
         asked, records = self._asked or {}, self._asked_records
         self._asked, self._asked_records = None, 0
+        self.acknowledged += error is None
+        self.failed += error is not None
         if error is None:
+            self.last_at = self._asked_at
             self._outage.end()
             self._note(asked)
             self._confirmed(records)

@@ -36,6 +36,7 @@ from pipeline.errors import (
     Unavailable,
 )
 from pipeline.serde.wire import schema_id_or_none
+from pipeline.stages.ages import ages
 from pipeline.stages.back_off import BackOff
 from pipeline.stages.care import CAREFUL_S, Care
 from pipeline.stages.commits import Commits
@@ -154,6 +155,8 @@ class Consume:
         self._clean = True
         self._over = False
         self._failure_log = FailureLog(clock)
+        self._polled_at: float | None = None
+        self._counters = Counter({"retries": 0, "assignments": 0, "revocations": 0})
         self.failures: Counter[FailureKind] = Counter()
         self._others = OtherEvents(only=only)
         self.totals = Totals(passed_over=0 if only else None)
@@ -380,7 +383,7 @@ class Consume:
 
     def _dispatch(self) -> None:
         """Give the crew what may run: what goes straight came before all that waits in lanes."""
-        now = self._clock()
+        now = self._polled_at = self._clock()
         if self._straight or self._in_hand is not None:
             while self._straight and self._in_hand is None and self._crew.room > 0 and now >= self._not_before:
                 self._in_hand = self._straight.take(self._crew.list_max)
@@ -574,6 +577,7 @@ class Consume:
         return _Next.AWAY
 
     def _retried(self, work: Work, failure: Failure, now: float, then: str) -> None:
+        self._counters["retries"] += not then.startswith("was")
         self._failure_log.retried(work.record, failure, work.stream.tier, then, now)
 
     def _bug(self, error: BaseException, record: Record) -> HandlerFailed:
@@ -690,6 +694,7 @@ class Consume:
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Called inside a poll: they are opened in the next turn."""
+        self._counters["assignments"] += 1
         self._partitions.came(partitions)
         self._open_at = 0.0
 
@@ -709,6 +714,7 @@ class Consume:
 
     def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None:
         """Called inside a poll: what is unsettled of these partitions is another member's from now on."""
+        self._counters["revocations"] += 1
         streams = self._partitions.touched(partitions)
         if streams and not lost and not self._over:
             self._drain(streams)
@@ -776,6 +782,11 @@ class Consume:
         """Every failure so far, by its class; classes that did not occur count zero."""
         return {str(kind): self.failures[kind] for kind in FailureKind}
 
+    def counters(self) -> dict[str, int]:
+        """What happened so far beside records and failures."""
+        commits = {"commits": self._commits.acknowledged, "commit_failures": self._commits.failed}
+        return {**self._counters, **commits}
+
     def gauges(self) -> dict[str, float]:
         """How it stands now. Asked by another thread: each number is right for some moment."""
         shards = {stream.shard for stream in list(self._partitions.open.values())}
@@ -783,6 +794,7 @@ class Consume:
             "in_flight_records": self._unsettled,
             "parked_records": sum(len(shard.fence) for shard in shards),
             "recovery_mode": float(bool(self._care)),
+            **ages(self._clock, last_poll=self._polled_at, last_commit=self._commits.last_at),
         }
 
     def counts(self) -> tuple[int, str]:

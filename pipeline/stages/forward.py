@@ -30,6 +30,7 @@ from pipeline.errors import (
     Unavailable,
 )
 from pipeline.serde.wire import schema_id_or_none
+from pipeline.stages.ages import ages
 from pipeline.stages.back_off import BackOff
 from pipeline.stages.failure_log import FailureLog
 from pipeline.stages.other_events import OtherEvents
@@ -158,6 +159,9 @@ class Forward:
         self._started_at: float | None = None
         self._over = False
         self._failure_log = FailureLog(clock)
+        self._polled_at: float | None = None
+        self._committed_at: float | None = None
+        self._counters = Counter({"retries": 0, "assignments": 0, "revocations": 0})
         # Dead letters of the transaction: they are said once it is committed.
         self._dead: list[tuple[Record, Failure, int]] = []
         self.failures: Counter[FailureKind] = Counter()
@@ -196,7 +200,8 @@ class Forward:
             self._started_at = self._clock()
         self._accept(records)
         self._attempt(self._open)
-        if self._clock() >= self._not_before:
+        self._polled_at = self._clock()
+        if self._polled_at >= self._not_before:
             self._attempt(self._work)
         if (
             not records
@@ -378,12 +383,14 @@ class Forward:
             # The partition waits with it: one thread, one transaction, contiguous offsets.
             self._tries[stream.where, read.offset] = tries
             stream.due = now + decision.delay_s
+            self._counters["retries"] += 1
             self._failure_log.retried(record, failure, stream.tier, f"is tried again in {decision.delay_s:.1f} s", now)
         elif isinstance(decision, GiveUp):
             self._failure_log.retried(record, failure, stream.tier, "was tried often enough", now)
             self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
             self._give_up(stream, read, record, its, exhausted(failure, attempts))
         else:
+            self._counters["retries"] += 1
             self._failure_log.retried(record, failure, stream.tier, f"goes to {self._topics[decision.tier]}", now)
             self._park(stream, read, record, its, decision.tier, failure)
 
@@ -496,6 +503,7 @@ class Forward:
         if it.passed_over is not None:
             it.passed_over += done.passed_over or 0
         it.transactions += 1
+        self._committed_at = self._clock()
         for record, failure, tier in self._dead:
             self._failure_log.dead(record, failure, tier)
         self._dead.clear()
@@ -520,6 +528,7 @@ class Forward:
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Called inside a poll: they are opened in the next turn."""
+        self._counters["assignments"] += 1
         self._partitions.came(partitions)
         self._open_at = 0.0
 
@@ -537,6 +546,7 @@ class Forward:
 
     def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None:
         """Called inside a poll: the whole transaction is ended before anything goes; aborted when it went already."""
+        self._counters["revocations"] += 1
         streams = self._partitions.touched(partitions)
         if not self._over:
             if lost:
@@ -567,12 +577,18 @@ class Forward:
         """Every failure so far, by its class; classes that did not occur count zero."""
         return {str(kind): self.failures[kind] for kind in FailureKind}
 
+    def counters(self) -> dict[str, int]:
+        """What happened so far beside records and failures."""
+        commits = {"commits": self.totals.transactions, "commit_failures": self.totals.aborted}
+        return {**self._counters, **commits}
+
     def gauges(self) -> dict[str, float]:
         """How it stands now."""
         streams = list(self._partitions.open.values())
         return {
             "in_flight_records": sum(len(stream.waiting) for stream in streams),
             "parked_records": sum(len(shard.fence) for shard in {stream.shard for stream in streams}),
+            **ages(self._clock, last_poll=self._polled_at, last_commit=self._committed_at),
         }
 
     def counts(self) -> tuple[int, str]:

@@ -1,7 +1,12 @@
-import pytest
-from confluent_kafka import KafkaError
+from concurrent.futures import Future
 
-from pipeline.errors import BrokerUnavailable, PipelineError, SettingsRefused, TopicRefused
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import ConfigResource, ResourceType
+
+from pipeline import wiring
+from pipeline.errors import BrokerUnavailable, NotAuthorized, PipelineError, SettingsRefused, TopicRefused
+from pipeline.kafka.admin import Cluster
 from pipeline.kafka.errors import DENIED, OUTAGE, TOPIC_ABSENT, UNAUTHENTICATED, other_protocol, translate
 
 
@@ -38,3 +43,30 @@ def test_server_of_another_protocol_is_told_by_its_first_bytes():
     assert "TLS server" in (other_protocol(said.format(352518912)) or "")
     assert other_protocol(said.format(2_000_000_000)) is None
     assert other_protocol("Connect to ipv4#127.0.0.1:1 failed: Connection refused") is None
+
+
+@pytest.mark.parametrize("code", sorted(DENIED))
+def test_denial_names_operation_resource_and_principal(code):
+    error = KafkaError(getattr(KafkaError, code), "denied")
+    told = translate(error, "reading", needs="DESCRIBE_CONFIGS on Topic orders.v1", principal="alice")
+    assert type(told) is NotAuthorized
+    assert "not authorized: User:alice needs DESCRIBE_CONFIGS on Topic orders.v1" in str(told)
+    assert told.exit_code == 2
+
+
+def test_cluster_names_who_was_denied_what(monkeypatch):
+    cluster = Cluster({"bootstrap.servers": "127.0.0.1:1", "sasl.username": "alice", "log_level": 0})
+    denied = Future()
+    denied.set_exception(KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "denied")))
+    monkeypatch.setattr(cluster, "_ask", lambda _: [(ConfigResource(ResourceType.TOPIC, "orders.v1"), denied)])
+    with pytest.raises(NotAuthorized, match=r"User:alice needs DESCRIBE_CONFIGS on Topic orders\.v1"):
+        cluster.topic_configs(["orders.v1"])
+
+
+def test_consumer_that_may_not_read_configs_goes_on_with_the_default_and_a_word(caplog):
+    class Denied:
+        def topic_configs(self, names):
+            raise NotAuthorized(f"this principal needs DESCRIBE_CONFIGS on Topic {names[0]}")
+
+    assert wiring._largest_message(Denied(), "orders.v1") == wiring.MESSAGE_BYTES_DEFAULT
+    assert "DESCRIBE_CONFIGS on Topic orders.v1. Going on" in caplog.text
