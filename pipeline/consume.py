@@ -27,7 +27,18 @@ def main(
         bool, typer.Option("--only", help="Pass records of other event types over, counted and committed.")
     ] = False,
     until_end: Annotated[
-        bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
+        bool,
+        typer.Option(
+            "--until-end",
+            help="Stop at the end that the topic has at the start; what went to retry topics meanwhile waits there.",
+        ),
+    ] = False,
+    until_settled: Annotated[
+        bool,
+        typer.Option(
+            "--until-settled",
+            help="The same, once all of it is settled, what went to retry topics too: that takes as long as they delay.",
+        ),
     ] = False,
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every settled record.")] = False,
@@ -75,7 +86,7 @@ def main(
                     "consume",
                     configured.consume.processes,
                     instance=configured.kafka.instance,
-                    until_end=until_end,
+                    until_end=until_end or until_settled,
                     labels=labels,
                     served=configured.metrics,
                     as_json=as_json,
@@ -90,7 +101,12 @@ def main(
             with (
                 telemetry.stop_signals() as stopping,
                 wiring.consume(
-                    configured, handler=handler, until_end=until_end, stopping=stopping, verbose=verbose
+                    configured,
+                    handler=handler,
+                    until_end=until_end,
+                    until_settled=until_settled,
+                    stopping=stopping,
+                    verbose=verbose,
                 ) as stage,
                 metrics.served(stage, labels, configured.metrics.host, configured.metrics.port),
             ):
@@ -100,7 +116,7 @@ def main(
                         stage.run(stopping, tick)
                 finally:
                     telemetry.result(
-                        f"{stage.counts()[0]} consumed, {stage.counts()[1]}",
+                        f"{stage.counts()[0]} consumed, {stage.counts()[1]}{telemetry.waiting(stage, once=until_end)}",
                         stage.totals.summary(),
                         as_json=as_json,
                         fd=result_fd,

@@ -30,7 +30,18 @@ def main(
         bool, typer.Option("--only", help="Pass records of other event types over, counted and committed.")
     ] = False,
     until_end: Annotated[
-        bool, typer.Option("--until-end", help="Stop at the end that the topic has at the start.")
+        bool,
+        typer.Option(
+            "--until-end",
+            help="Stop at the end that the topic has at the start; what went to retry topics meanwhile waits there.",
+        ),
+    ] = False,
+    until_settled: Annotated[
+        bool,
+        typer.Option(
+            "--until-settled",
+            help="The same, once all of it is settled, what went to retry topics too: that takes as long as they delay.",
+        ),
     ] = False,
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
@@ -78,7 +89,7 @@ def main(
                     configured.forward.processes,
                     # Each needs a transactional id of its own that it has again after a crash.
                     instance=configured.kafka.instance or socket.gethostname(),
-                    until_end=until_end,
+                    until_end=until_end or until_settled,
                     labels=labels,
                     served=configured.metrics,
                     as_json=as_json,
@@ -96,6 +107,7 @@ def main(
                     configured,
                     transform=transform,
                     until_end=until_end,
+                    until_settled=until_settled,
                     stopping=stopping,
                     pause_at=faults.from_environment(),
                 ) as stage,
@@ -106,7 +118,12 @@ def main(
                     with telemetry.progress("forwarded", stage.counts) as tick:
                         stage.run(stopping, tick)
                 finally:
-                    telemetry.result(stage.counts()[1], stage.totals.summary(), as_json=as_json, fd=result_fd)
+                    telemetry.result(
+                        f"{stage.counts()[1]}{telemetry.waiting(stage, once=until_end)}",
+                        stage.totals.summary(),
+                        as_json=as_json,
+                        fd=result_fd,
+                    )
         except Stopped:
             telemetry.result("stopped before it began", Totals().summary(), as_json=as_json, fd=result_fd)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline import logs
 from pipeline.core.visible import one_message, visible_json, visible_lines
@@ -70,6 +70,23 @@ def start_logging(level: str | int = "info", form: str = "", *, service: bool = 
     """
     asked = os.environ.get("PIPELINE_LOG__FORMAT", "auto").lower()
     logs.start(level, form or (asked if asked in logs.FORMATS else "auto"), service=service, **facts)
+
+
+class _Gauged(Protocol):
+    def gauges(self) -> Mapping[str, float]: ...
+
+
+def waiting(stage: _Gauged, *, once: bool) -> str:
+    """After a run that ends at the end: what waits in retry topics, in words for the result, and as a warning in the log."""
+    count = int(stage.gauges().get("parked_records", 0)) if once else 0
+    if not count:
+        return ""
+    logging.getLogger(__name__).warning(
+        "%d records wait in retry topics: they are tried by the next run or worker of the group; --until-settled waits for them",
+        count,
+        extra={"retry_pending": count},
+    )
+    return f"; {count} wait in retry topics"
 
 
 @contextmanager

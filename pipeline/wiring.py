@@ -209,6 +209,7 @@ def consume(
     stopping: Callable[[], bool],
     verbose: bool,
     seen: Callable[[Record, Failure | None], None] | None = None,
+    until_settled: bool = False,
 ) -> Iterator[Consume]:
     """The consume stage, a member of its group from here on.
 
@@ -219,19 +220,20 @@ def consume(
     """
     kafka = settings.kafka
     properties = config.consumer(kafka)
+    once = until_end or until_settled
     config.check(settings.kafka)
     with _handler(settings, handler) as (work, inspect), registry(settings) as writers, ExitStack() as opened:
         load_ahead()
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
         newest = _schemas(settings).subject(subject_of(kafka.topic)).newest
-        wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
+        wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if once else None)
         wait(lambda: _require_fit(settings, work, writers, only=settings.consume.only))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         topics = [kafka.topic, *_retry_topics(settings)]
         wait(lambda: _require_letters(settings))
         wait(inspect)
         wait(lambda: _provide_retry_topics(settings, topics))
-        ends = wait(lambda: _ends(settings, topics)) if until_end else None
+        ends = wait(lambda: _ends(settings, topics)) if once else None
         publisher = opened.enter_context(closing(IdempotentProducer(config.producer(kafka))))
         crew = opened.enter_context(closing(crew_for(work, settings.consume.concurrency, settings.consume.batch)))
 
@@ -258,6 +260,7 @@ def consume(
             life=secrets.token_hex(8),
             seen=seen or consume_report(telemetry.say, verbose=verbose, as_fields=logs.json_lines()),
             until=ends,
+            settle=until_settled,
         )
 
 
@@ -269,6 +272,7 @@ def forward(
     until_end: bool,
     stopping: Callable[[], bool],
     pause_at: Callable[[str], None] = lambda _: None,
+    until_settled: bool = False,
 ) -> Iterator[Forward]:
     """The forward stage, a member of its group from here on; refused and waited for as `consume` is.
 
@@ -279,12 +283,13 @@ def forward(
     settings = settings.model_copy(update={"kafka": settings.kafka.model_copy(update=ours)})
     kafka = settings.kafka
     properties = config.consumer(kafka)
+    once = until_end or until_settled
     config.check(settings.kafka)
     work = load_transform(transform)
     with registry(settings) as writers, ExitStack() as opened:
         load_ahead()
         reader = decoder(settings, kafka.topic, WriterSchemas(writers.schema_by_id, time.monotonic))
-        wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if until_end else None)
+        wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if once else None)
         wait(lambda: _require_fit(settings, work, writers, only=settings.forward.only))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         encoders = {settings.forward.topic: wait(lambda: encoder(settings, settings.forward.topic))}
@@ -292,7 +297,7 @@ def forward(
         wait(lambda: _require_letters(settings))
         wait(lambda: _require_topics(settings, settings.forward.topic))
         wait(lambda: _provide_retry_topics(settings, topics))
-        ends = wait(lambda: _ends(settings, topics)) if until_end else None
+        ends = wait(lambda: _ends(settings, topics)) if once else None
 
         policy = retry_policy(settings)
 
@@ -335,6 +340,7 @@ def forward(
             batch=settings.forward.batch,
             interval_s=settings.forward.commit_interval_s,
             until=ends,
+            settle=until_settled,
             pause_at=pause_at,
         )
 

@@ -96,7 +96,8 @@ class Consume:
     `topics` are the source and then the retry topics of `policy.tiers`. `clock` gives seconds that never go back, `now_ms`
     milliseconds since 1970, `jitter` random numbers in [0, 1). `life` is a name that no other worker ever has, nor this one
     after a restart; `careful_s` bounds how long it takes care after another one died. `seen` is told of every settled record,
-    and of why it was given up or parked, if it was. `until` names the offset of each partition at which to stop.
+    and of why it was given up or parked, if it was. `until` names the offset of each partition at which to stop;
+    with `settle`, not before what went to retry topics meanwhile is settled too.
     `crash_limit` is how many deaths with it in hand a record is granted, 0 for any number.
     """
 
@@ -122,6 +123,7 @@ class Consume:
         life: str = "",
         seen: Callable[[Record, Failure | None], None] | None = None,
         until: Mapping[TopicPartition, int] | None = None,
+        settle: bool = False,
     ) -> None:
         self._topics = topics
         self._decoder = decoder
@@ -135,7 +137,8 @@ class Consume:
         self._jitter = jitter
         self._keep_order = keep_order
         self._seen = seen
-        self._until = until
+        self._until = None if until is None else dict(until)
+        self._settle_all = settle
         self._lanes: Lanes[Work] = Lanes()
         self._straight = Straight(self._work_of)
         self._in_hand: Run | None = None
@@ -227,6 +230,8 @@ class Consume:
         positions = self._source.positions()
         if positions is None or not self._partitions.all_open or any(s.waiting for s in self._partitions.open.values()):
             return False
+        if self._settle_all and any(len(stream.shard.fence) for stream in self._partitions.open.values()):
+            return False  # parked by a member that had the partition before
         return all(position >= self._until.get(where, 0) for where, position in positions.items())
 
     # --- records in
@@ -281,7 +286,8 @@ class Consume:
 
     def _accept(self, stream: Stream, records: list[Record]) -> None:
         """Records of one partition, in their order."""
-        if self._until is not None and records[-1].offset >= (end := self._until.get(stream.where, 0)):
+        bounded = self._until is not None and not (self._settle_all and stream.tier)
+        if bounded and self._until is not None and records[-1].offset >= (end := self._until.get(stream.where, 0)):
             records = [record for record in records if record.offset < end]
             self._partitions.hold(self._source, [stream], "the end")
         progress = stream.progress
@@ -618,16 +624,20 @@ class Consume:
         its = work.its or Journey(record.topic, record.partition, record.offset, record.timestamp_ms)
         due_ms = now_ms + int(self._policy.tiers[tier - 1] * 1000) if failure is not None else now_ms
         travelled = failed(its, failure, now_ms, due_ms, work.attempts)
+        partition = work.stream.where.partition
 
         def acknowledged(offset: int) -> None:
             if self._keep_order:
                 work.stream.shard.fence.park(tier, offset, record.key)
+            if self._settle_all and self._until is not None:
+                place = TopicPartition(self._topics[tier], partition)
+                self._until[place] = max(self._until.get(place, 0), offset + 1)
             self._lanes.release(work.lane, work)
             self.totals.parked += 1
             self._settle(work, failure or _BEHIND)
 
         work.away = True
-        headers, partition = travelled.headers(record.headers), work.stream.where.partition
+        headers = travelled.headers(record.headers)
         self._outbox.park(self._topics[tier], partition, record.key, record.value, headers, acknowledged, work.alive)
 
     def _settle_run(self, run: Run) -> None:

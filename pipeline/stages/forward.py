@@ -97,7 +97,8 @@ class Forward:
 
     `topics` are the source and then the retry topics of `policy.tiers`. `encoder` gives the encoder of an output topic.
     `connect` gives the transactional producer once whoever held its id is fenced. `event` makes the transform's event of a
-    datum. A transaction ends after `batch` records or `interval_s` seconds, whichever comes first.
+    datum. A transaction ends after `batch` records or `interval_s` seconds, whichever comes first. With `settle` it does not end
+    at `until` before what went to retry topics meanwhile is settled too.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Forward:
         batch: int = 10_000,
         interval_s: float = 0.1,
         until: Mapping[TopicPartition, int] | None = None,
+        settle: bool = False,
         pause_at: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._connect = connect
@@ -144,7 +146,8 @@ class Forward:
         self._keep_order = keep_order
         self._batch = batch
         self._interval_s = interval_s
-        self._until = until
+        self._until = None if until is None else dict(until)
+        self._settle_all = settle
         self._pause_at = pause_at
         self._partitions = Partitions(topics, log, clock, together=keep_order)
         self._tries: dict[tuple[TopicPartition, int], int] = {}
@@ -253,6 +256,8 @@ class Forward:
         positions = self._source.positions()
         if positions is None or not self._partitions.all_open:
             return False
+        if self._settle_all and any(len(stream.shard.fence) for stream in self._partitions.open.values()):
+            return False  # parked by a member that had the partition before
         return all(position >= self._until.get(where, 0) for where, position in positions.items())
 
     # --- records
@@ -264,7 +269,12 @@ class Forward:
             if stream is None:
                 continue
             stream.waiting.extend(run)
-            if self._until is not None and stream.waiting[-1].offset >= (end := self._until.get(stream.where, 0)):
+            bounded = self._until is not None and not (self._settle_all and stream.tier)
+            if (
+                bounded
+                and self._until is not None
+                and stream.waiting[-1].offset >= (end := self._until.get(stream.where, 0))
+            ):
                 while stream.waiting and stream.waiting[-1].offset >= end:
                     stream.waiting.pop()
                 self._partitions.hold(self._source, [stream], "the end")
@@ -437,6 +447,9 @@ class Forward:
             fence.settle(tier, place)
             if self._keep_order:
                 fence.park(tier, offset, record.key)
+            if self._settle_all and self._until is not None:
+                parked = TopicPartition(self._topics[tier], stream.where.partition)
+                self._until[parked] = max(self._until.get(parked, 0), offset + 1)
 
         producer.publish(
             self._topics[tier],
