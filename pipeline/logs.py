@@ -22,7 +22,7 @@ FORMATS = ("auto", "console", "json")
 LEVELS = ("debug", "info", "warning", "error")
 REPEAT_EVERY_S = 10.0
 # They tell every request of theirs at INFO.
-_TALKATIVE = ("httpx", "httpcore", "urllib3", "asyncio", "sqlalchemy", "watchfiles")
+_TALKATIVE = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "asyncio", "sqlalchemy", "watchfiles")
 _ABOUT_PEOPLE = frozenset({"event", "level", "timestamp", "exception"})
 _log = logging.getLogger(__name__)
 

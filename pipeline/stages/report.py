@@ -96,24 +96,18 @@ def consume_report(
     `as_fields`: a log line, with the record's coordinates as fields.
     """
 
-    def logged(record: Record, failure: Failure | None) -> None:
-        known = facts(record, failure)
-        if failure is None:
-            _log.info("%s handled", record.where, extra=known)
-        else:
-            what = "sent to a retry topic" if failure.kind is FailureKind.TRANSIENT else "a dead letter"
-            _log.info("%s %s", record.where, what, extra=known)
-
     def seen(record: Record, failure: Failure | None) -> None:
         if failure is None:
-            say(f"✔ {record.where} {_text(record.key)}")
+            text = f"✔ {record.where} {_text(record.key)}"
         else:
             mark = "↻" if failure.kind is FailureKind.TRANSIENT else "✖"
-            say(f"{mark} {record.where} {_text(record.key)} {failure.kind}: {visible(failure.message)}")
+            text = f"{mark} {record.where} {_text(record.key)} {failure.kind}: {visible(failure.message)}"
+        if as_fields:
+            _log.info("%s", text, extra=facts(record, failure))
+        else:
+            say(text)
 
-    if not verbose:
-        return None
-    return logged if as_fields else seen
+    return seen if verbose else None
 
 
 def _text(key: bytes | None) -> str:

@@ -18,7 +18,7 @@ from pipeline.errors import BrokerUnavailable, SettingsRefused
 from pipeline.stages.failure_log import FailureLog
 from pipeline.stages.report import consume_report
 
-NAMED = ("pipeline", "librdkafka", "httpx", "httpcore", "urllib3", "asyncio", "sqlalchemy", "watchfiles", "shop")
+NAMED = ("pipeline", "librdkafka", *logs._TALKATIVE, "shop")
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +103,7 @@ def test_verbose_line_of_a_record_has_its_coordinates_as_fields(capsys: pytest.C
     seen(Record("orders.v1", 3, 42, b"A\x1b", b""), None)
     [line] = lines(capsys)
     assert (line["topic"], line["partition"], line["offset"], line["key"]) == ("orders.v1", 3, 42, "A\\x1b")
+    assert line["message"].startswith("✔ orders.v1 [3] @ 42")
 
 
 def test_record_of_a_retry_topic_names_its_own_topic_and_not_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +130,8 @@ def test_level_counts_for_ours_and_for_a_handlers_own_lines(
 
 def test_library_that_tells_every_request_is_silent_at_info(capsys: pytest.CaptureFixture[str]) -> None:
     service()
-    logging.getLogger("httpx").info("HTTP Request: GET ...")
+    for name in ("httpx", "httpx2"):  # the registry's client is one of them
+        logging.getLogger(name).info("HTTP Request: GET ...")
     assert lines(capsys) == []
 
 

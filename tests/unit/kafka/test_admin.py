@@ -89,5 +89,5 @@ def test_outage_is_still_one() -> None:
 
 
 def test_one_group_asked_for_by_name_is_refused() -> None:
-    with pytest.raises(SettingsRefused, match="may not use the consumer group"):
+    with pytest.raises(SettingsRefused, match="this principal needs DESCRIBE on Group b"):
         cluster(Answers({"b": refused(KafkaError.GROUP_AUTHORIZATION_FAILED)})).group("b")
