@@ -29,6 +29,8 @@ from pipeline.errors import Invalid, Misfit, Reject
 ORDER_RECORD = "shop.orders.OrderPlaced"
 _ISO_DATE_CHARACTERS = 10
 _DIGITS, _DECIMALS = 18, 2
+# A body of a megabyte has room for a hundred thousand wrong names: an answer says so, it does not list them.
+_NAMES_MAX, _PROBLEMS_MAX, _NAME_CHARACTERS_MAX = 20, 20, 64
 _PENNY = Decimal("0.01")
 _is_usual_amount = re.compile(r"-?\d{1,16}\.\d\d", re.ASCII).fullmatch
 _is_usual_time = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{3})?Z", re.ASCII).fullmatch
@@ -95,7 +97,12 @@ def _spelt(name: str) -> AliasChoices:
     return AliasChoices(name, pascal[0].lower() + pascal[1:], pascal)
 
 
-_Id = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
+# What a terminal or an editor obeys instead of showing it: C0, DEL, C1, line separators, marks of direction.
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_holds_controls = re.compile(f"[{_CONTROLS}]").search
+# At least one character that is seen, and none of those.
+ID_PATTERN = rf"^[^{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$"
+_Id = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=ID_PATTERN)]
 
 
 class OrderPlaced(BaseModel):
@@ -151,6 +158,8 @@ def from_fields(values: object) -> OrderPlaced:
     """The order that these named values say; `Misfit`, an `Invalid`, with each field and reason otherwise."""
     if not isinstance(values, dict):
         raise Misfit((("order", "not a JSON object"),))
+    if len(values) > _NAMES_MAX:
+        raise Misfit((("order", f"has {len(values)} names; an order has {len(OrderPlaced.model_fields)}"),))
     try:
         return _validated(values)
     except ValidationError as error:
@@ -162,15 +171,17 @@ _validated: Callable[[Any], OrderPlaced] = OrderPlaced.__pydantic_validator__.va
 
 
 def _problems(error: ValidationError) -> tuple[tuple[str, str], ...]:
-    """Each field that does not fit, with the reason; without the values: they may be personal."""
+    """Each field that does not fit (the first 20), with the reason; without the values: they may be personal."""
     return tuple(
-        (".".join(map(str, one["loc"])) or "event", _words(one))
-        for one in error.errors(include_url=False, include_context=False)
+        (".".join(map(str, one["loc"]))[:_NAME_CHARACTERS_MAX] or "event", _words(one))
+        for one in error.errors(include_url=False, include_context=False)[:_PROBLEMS_MAX]
     )
 
 
 def _words(error: Mapping[str, Any]) -> str:
     kind = error["type"]
+    if kind == "string_pattern_mismatch" and _holds_controls(error["input"]):
+        return "must not hold control characters"
     if kind in {"string_too_short", "string_pattern_mismatch"} or (kind == "string_type" and error["input"] is None):
         return "must not be empty"
     return str(error["msg"]).removeprefix("Value error, ")

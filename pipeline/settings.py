@@ -8,6 +8,7 @@ setting has, and lists all that is wrong at once. `Settings()` alone holds the d
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 MASK = "••••"
 NO_TIERS = "none"
 TIERS_MAX = 8
+KEY_CHARACTERS_MIN = 16
 
 
 def _servers(value: str) -> str:
@@ -76,9 +78,30 @@ def _tiers(value: str) -> str:
 
 def _api_keys(value: SecretStr | None) -> SecretStr | None:
     for key in value.get_secret_value().split(",") if value else ():
-        if not re.fullmatch(r"[!-~]+", key.strip()):
+        if not re.fullmatch(r"[!-~]*", key.strip()):
             raise ValueError("not keys of printable ASCII without spaces, several separated by commas")
+        if 0 < len(key.strip()) < KEY_CHARACTERS_MIN:
+            raise ValueError(f"a key has at least {KEY_CHARACTERS_MIN} characters: `openssl rand -hex 16` makes one")
     return value
+
+
+def _hosts(value: str) -> str:
+    """Names, `*.` with a name, addresses or networks; as `pipeline.api.hosts` compares them."""
+    hosts = [host.strip().lower().removesuffix(".") for host in value.split(",") if host.strip()]
+    for host in hosts:
+        if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host) and not _is_network(host):
+            raise ValueError(
+                f"{host} is no host such as orders.example, *.example, 10.1.2.3 or 10.0.0.0/8 (without scheme and port)"
+            )
+    return ",".join(hosts)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _seconds(value: object) -> object:
@@ -233,6 +256,8 @@ class Api(_Section):
     port: Port = 8000
     worker: bool = True
     keys: Annotated[SecretStr | None, AfterValidator(_api_keys)] = None
+    allowed_hosts: Annotated[Servers, AfterValidator(_hosts)] | None = None
+    connections: Number = 2_000
     publish_timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=600, allow_inf_nan=False)] = 10
     read_timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=600, allow_inf_nan=False)] = 10
     queue: Number = 10_000
@@ -245,6 +270,17 @@ class Api(_Section):
         """The keys, each of which opens the API; none: it is open."""
         text = self.keys.get_secret_value() if self.keys else ""
         return tuple(key.strip() for key in text.split(",") if key.strip())
+
+    @property
+    def named_hosts(self) -> tuple[str, ...]:
+        """The hosts of the settings."""
+        return tuple(filter(None, (self.allowed_hosts or "").split(",")))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """What may be the host of a request beside this machine's own names: those, and the address that it listens on."""
+        everywhere = self.host in {"", "0.0.0.0", "::"}  # noqa: S104  # all addresses are no name
+        return self.named_hosts if everywhere else (self.host, *self.named_hosts)
 
 
 class Metrics(_Section):

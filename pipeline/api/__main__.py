@@ -20,13 +20,13 @@ def main(
     ] = None,
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="host:port,...")] = None,
 ) -> None:
-    """Take orders over HTTP: 202 only after the broker's word. The dashboard is at /, the documentation at /docs.
+    """Take orders over HTTP: 202 only after the broker's acknowledgement. The dashboard is at /, the documentation at /docs.
 
     Exit codes: 0 stopped · 1 failed while running · 2 refused at the start · 4 another process with the same instance
     name took over the worker. Broker, registry and store that are absent are waited for.
     """
     from pipeline import heap, settings, telemetry  # noqa: PLC0415  # --help must not load the client
-    from pipeline.errors import Refused  # noqa: PLC0415
+    from pipeline.errors import Refused, SettingsRefused  # noqa: PLC0415
 
     with telemetry.exit_codes():
         try:
@@ -55,6 +55,11 @@ def main(
             group=configured.kafka.consumer_group,
         )
         api = configured.api
+        if not api.secrets and not settings.is_loopback(api.host):
+            raise SettingsRefused(
+                f"api.host={api.host} lets others than this machine in, and without api.keys each of them may send orders and "
+                "read dead letters. Set PIPELINE_API__KEYS, or leave api.host at 127.0.0.1 and put a proxy before it."
+            )
         with telemetry.stop_signals() as stopping:
             holds = service.Service(configured)
             listening = server.listen(api.host, api.port)
@@ -62,10 +67,8 @@ def main(
             telemetry.say(
                 f"http://{shown}:{api.port}/ is the dashboard, /docs the documentation, POST /api/orders the way in"
             )
-            if not api.secrets and not settings.is_loopback(api.host):
-                telemetry.say(
-                    "! No PIPELINE_API__KEYS: whoever reaches this address may send orders and read dead letters."
-                )
+            if not settings.is_loopback(api.host):
+                telemetry.say("! No TLS: keys and orders travel unencrypted. Put a proxy that speaks it before this.")
             heap.settle()
             server.serve(web.application(holds), holds, listening, stopping)
 

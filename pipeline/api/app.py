@@ -1,15 +1,18 @@
 """The ASGI app: routes on what the process holds, inside the edges.
 
-`uvicorn --factory pipeline.api.app:create` serves it as well; `python -m pipeline.api` adds time-outs for slow clients and a
-stop that is exit 0.
+`uvicorn --factory pipeline.api.app:create` serves it as well; `python -m pipeline.api` adds what bounds connections and heads,
+time-outs for slow clients, and a stop that is exit 0.
 """
 
 import logging
+import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,7 +23,8 @@ from starlette.staticfiles import StaticFiles
 
 from pipeline import settings
 from pipeline.api import contract, dashboard, orders
-from pipeline.api.edges import Body, Envelope, Gate
+from pipeline.api.edges import OPEN, Body, Envelope, Gate
+from pipeline.api.hosts import Hosts
 from pipeline.api.problems import Problem, busy
 from pipeline.api.service import Service
 from pipeline.errors import PipelineError, Refused, Unavailable
@@ -30,15 +34,21 @@ _log = logging.getLogger(__name__)
 
 
 def create() -> FastAPI:
-    """The app with the settings of the environment."""
-    return application(Service(settings.load(uses=settings.CONSUMES)))
+    """The app with the settings of the environment, for a server that handles signals itself."""
+    return application(Service(settings.load(uses=settings.CONSUMES)), listens_to_signals=True)
 
 
-def application(service: Service) -> FastAPI:
-    """The app of what this process holds, which begins and ends with it."""
+def application(service: Service, *, listens_to_signals: bool = False) -> FastAPI:
+    """The app of what this process holds, which begins and ends with it.
+
+    A server waits for its answers before it ends the app, and an event stream has no end: with `listens_to_signals` streams
+    end by the signal that the server ends by.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if listens_to_signals:
+            _end_by_signal(service)
         await service.open()
         try:
             yield
@@ -58,6 +68,7 @@ def application(service: Service) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(Body, read_s=api.read_timeout)
     app.add_middleware(Gate, keys=api.secrets, limit=api.requests)
+    app.add_middleware(Hosts, allowed=api.hosts, origins=api.named_hosts, open_to_all=OPEN)
     app.add_middleware(Envelope, figures=service.figures)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http)
@@ -69,16 +80,31 @@ def application(service: Service) -> FastAPI:
     return app
 
 
+def _end_by_signal(service: Service) -> None:
+    """What is called on SIGTERM and SIGINT is called still, after it was said that the process ends."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+
+        def ending(signum: int, frame: FrameType | None, before: Any = before) -> None:
+            service.stopping.set()
+            if callable(before):
+                before(signum, frame)
+            elif before == signal.SIG_DFL:
+                raise SystemExit(128 + signum)
+
+        signal.signal(number, ending)
+
+
 def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get(
-        "/healthz/live", tags=["health"], summary="Is this process worth keeping?", responses=contract.answers(503)
-    )
+    @app.get("/healthz/live", tags=["health"], summary="Liveness probe", responses=contract.answers(503))
     async def live() -> dict[str, str]:
         if service.failure is not None:
             raise busy("failed", "This process cannot go on; its log says why.")
         return {"status": "live"}
 
-    @app.get("/healthz/ready", tags=["health"], summary="Should orders be sent here?", responses=contract.answers(503))
+    @app.get("/healthz/ready", tags=["health"], summary="Readiness probe", responses=contract.answers(503))
     async def ready() -> dict[str, str]:
         if why := service.unready():
             raise busy("unready", f"Not ready: {why}.")

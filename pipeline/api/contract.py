@@ -5,9 +5,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from pipeline.orders import ID_PATTERN
+
 JSON = frozenset({"application/json"})
 NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
-DESCRIPTION = """Orders into Kafka, acknowledged. **202 comes only after the broker said that the order is in the topic.**
+DESCRIPTION = """Orders into Kafka, acknowledged. **202 comes only after the broker's acknowledgement.**
 
 Everything else is a problem (RFC 9457) whose `type` names it. A `503` says what is known: `"outcome": "not_accepted"` is
 surely not in the topic, `"outcome": "unknown"` is there at most once and may be sent again with the same order id."""
@@ -68,7 +70,7 @@ class StoredOrder(BaseModel):
     timestamp_utc: str
 
 
-_ID = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"\S"}
+_ID = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": ID_PATTERN}
 _ORDER = {
     "title": "Order",
     "type": "object",

@@ -125,7 +125,7 @@ class Gate:
                 headers=challenge,
             )
         if self._inside >= self._limit:
-            raise busy("overloaded", "Too many requests are in hand.", **NOT_ACCEPTED)
+            raise busy("overloaded", "Too many requests are in progress.", **NOT_ACCEPTED)
         self._inside += 1
         try:
             await self._app(scope, receive, send)

@@ -6,6 +6,7 @@ Only what may have reached the topic is kept: a request that was refused is judg
 """
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +26,15 @@ class Twin(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """An order that was handed over: the future has the broker's word on it once that came."""
+    """An order that was handed over: the future has the broker's word on it once that came; None: it was acknowledged."""
 
     order_id: str
-    delivery: "asyncio.Future[Delivery]"
+    delivery: "asyncio.Future[Delivery] | None"
 
     def has(self, *, acknowledged: bool) -> bool:
         """Whether the broker's word is there, and is this one."""
+        if self.delivery is None:
+            return acknowledged
         return self.delivery.done() and (self.delivery.result().error is None) == acknowledged
 
 
@@ -51,18 +54,22 @@ class Entry:
 
 
 class Keys:
-    """The keys of one process: at most `limit` of them, each for `ttl_s` seconds of the `clock`."""
+    """The keys of one process: at most `limit` of them, each for `ttl_s` seconds of the `clock`.
+
+    An answered one costs half a kilobyte, however long its key is; twice that with an order id of 256 characters.
+    """
 
     def __init__(self, limit: int, ttl_s: float, clock: Callable[[], float]) -> None:
         self._limit = limit
         self._ttl_s = ttl_s
         self._clock = clock
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
 
     def claim(self, key: str, fingerprint: bytes) -> Entry:
         """The entry of this key, new or known, now with a request at it; raises `OtherBody` or `Twin`."""
         self._forget_old()
-        entry = self._entries.get(key)
+        name = _name(key)
+        entry = self._entries.get(name)
         if entry is not None:
             if entry.fingerprint != fingerprint:
                 raise OtherBody
@@ -70,15 +77,18 @@ class Keys:
                 raise Twin
             entry.running = True
             return entry
-        entry = self._entries[key] = Entry(fingerprint, self._clock() + self._ttl_s)
+        entry = self._entries[name] = Entry(fingerprint, self._clock() + self._ttl_s)
         return entry
 
     def release(self, key: str, entry: Entry) -> None:
         """The request is over. Kept is what was, or may yet be, acknowledged."""
         entry.running = False
+        if entry.handed is not None and entry.answered:
+            # Without the future, and what hangs on it.
+            entry.handed = Handed(entry.handed.order_id, None)
         refused = entry.handed is None or entry.handed.has(acknowledged=False)
-        if refused and self._entries.get(key) is entry:
-            del self._entries[key]
+        if refused and self._entries.get(name := _name(key)) is entry:
+            del self._entries[name]
 
     def _forget_old(self) -> None:
         now = self._clock()
@@ -87,3 +97,7 @@ class Keys:
             if (oldest.until > now and len(self._entries) < self._limit) or oldest.running:
                 return
             del self._entries[key]
+
+
+def _name(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()

@@ -13,12 +13,16 @@ from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+DETAIL_CHARACTERS_MAX = 2_000
 NOT_ACCEPTED = {"outcome": "not_accepted"}
 UNKNOWN = {"outcome": "unknown"}
 
 
 class Problem(Exception):
-    """An answer that is a problem; raised anywhere on the way of a request. `more` are further members of it."""
+    """An answer that is a problem; raised anywhere on the way of a request. `more` are further members of it.
+
+    It is bounded, whatever was asked: a detail of 2 000 characters.
+    """
 
     def __init__(
         self,
@@ -36,7 +40,7 @@ class Problem(Exception):
             "type": f"urn:orders-pipeline:problem:{name}",
             "title": HTTPStatus(status).phrase,
             "status": status,
-            "detail": detail,
+            "detail": detail if len(detail) <= DETAIL_CHARACTERS_MAX else detail[: DETAIL_CHARACTERS_MAX - 1] + "…",
             **(more or {}),
         }
 
@@ -49,3 +53,8 @@ class Problem(Exception):
 def busy(name: str, detail: str, **more: Any) -> Problem:
     """503 with `Retry-After`: not done, and may be tried again."""
     return Problem(503, name, detail, headers={"Retry-After": str(RETRY_AFTER_S)}, more=more)
+
+
+def queue_full() -> Problem:
+    """503: surely not in the topic."""
+    return busy("queue-full", "Too many orders wait for the broker's word. This one was not taken.", **NOT_ACCEPTED)

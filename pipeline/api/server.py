@@ -1,24 +1,22 @@
-"""The server: uvicorn, run by ourselves so that a stop is exit 0, and with the time-outs that it does not have."""
+"""The server: uvicorn, run by ourselves so that a stop is exit 0, and with the bounds that it does not have."""
 
-import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from pipeline.api.connection import Crowd, Hasty
 from pipeline.api.service import Service
 from pipeline.errors import SettingsRefused
 
 BACKLOG = 2048
-# An answer came before its request was read to the end: so long the rest is read and thrown away, that the client sees it.
-LINGER_S = 5.0
 # Above the time that an order waits for the broker's word: after it what is still in hand is cut off.
 GRACE_S = 5.0
-_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+# Files beside the connections: clients of the broker, the store, what is served.
+_OTHER_FILES = 128
 
 
 class Server(uvicorn.Server):
@@ -42,68 +40,6 @@ class Server(uvicorn.Server):
         yield
 
 
-class Hasty(HttpToolsProtocol):
-    """Cuts a connection off whose next request does not get to the end of its head in time."""
-
-    head_s = 10.0
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._waits: asyncio.TimerHandle | None = None
-        self._read = True
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first request has its time from here on."""
-        super().connection_made(transport)
-        self._wait(self.head_s, _TOO_SLOW)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
-        self._wait_no_more()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Between two requests the first byte starts the time, whatever it is."""
-        super().data_received(data)
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self._waits is None and self.parser is not None:
-            self._wait(self.head_s, _TOO_SLOW)
-
-    def on_headers_complete(self) -> None:
-        """From here on the body is waited for, by the app."""
-        self._wait_no_more()
-        self._read = False
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """The request is read to its end."""
-        self._read = True
-        self._wait_no_more()
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """What is left of a request that was answered early is read for a while, then cut off."""
-        super().on_response_complete()
-        if not self._read and not self.transport.is_closing():
-            self._unset_keepalive_if_required()
-            self._wait(LINGER_S, b"")
-
-    def _wait(self, seconds: float, farewell: bytes) -> None:
-        self._wait_no_more()
-        self._waits = self.loop.call_later(seconds, self._cut, farewell)
-
-    def _wait_no_more(self) -> None:
-        if self._waits is not None:
-            self._waits.cancel()
-            self._waits = None
-
-    def _cut(self, farewell: bytes) -> None:
-        self._waits = None
-        if not self.transport.is_closing():
-            self.transport.write(farewell)
-            self.transport.close()
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there; `SettingsRefused` when that cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -115,12 +51,27 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def connections(wanted: int) -> int:
+    """How many there may be: as many as wanted, where this process may open the files for them.
+
+    As many again may be accepted at once before the first of them is looked at.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, (soft - _OTHER_FILES) // 2))
+
+
 def serve(app: FastAPI, service: Service, listening: socket.socket, stopping: Callable[[], bool]) -> None:
     """Serve until asked to stop, then end in good order. Raises why the service could not go on, where it could not."""
     api = service.settings.api
+    limit = connections(api.connections)
     config = uvicorn.Config(
         app,
-        http=type("HastyProtocol", (Hasty,), {"head_s": api.read_timeout}),
+        http=type("HastyProtocol", (Hasty,), {"head_s": api.read_timeout, "crowd": Crowd(limit)}),
+        backlog=min(BACKLOG, limit),
         ws="none",
         log_config=None,
         access_log=False,

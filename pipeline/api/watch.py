@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline import wiring
 from pipeline.core.failures import Failure
 from pipeline.core.record import Record
 from pipeline.core.redrive import LetterId
-from pipeline.errors import PipelineError, RecordError, Unavailable
+from pipeline.errors import BrokerUnavailable, PipelineError, RecordError, Unavailable
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.follow import Follower
 from pipeline.serde.avro import AvroReader
@@ -39,8 +39,12 @@ RECORDS_MAX = 4_000
 LATEST_MAX = 30
 MINUTES_MAX = 60
 LATENCIES_MAX = 20_000
+# Reasons and sources are what letters say: somebody may write a hundred thousand of them.
+KINDS_MAX = 20
+KIND_CHARACTERS_MAX = 256
 # The last whole minute of the revenue lies within.
 SKIPPED_SAID_S = 120.0
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +65,10 @@ class Watch:
         self._index: LetterIndex | None = None
         self._away_since: float | None = None
         self._why: str | None = None
+        # What could not be told at the last look, though the broker answers: "groups", "rates", "orders", and why.
+        self._problems: dict[str, str] = {}
         self._groups: list[dict[str, Any]] = []
+        self._found: list[Progress] = []
         self._seen_at: float | None = None
         self.number = 0
         self.state: dict[str, Any] = {}
@@ -129,8 +136,12 @@ class Watch:
     def _look(self, index: LetterIndex, schemas: WriterSchemas) -> None:
         now = time.time()
         try:
-            self._ask(now)
-            self._flow.follow(schemas)
+            self._reach()
+            self._problems = {}
+            self._part("groups", self._survey, now)
+            self._part("rates", self._count, now)
+            self._part("orders", self._flow.follow, schemas)
+            self._seen_at = now
             self._away_since = self._why = None
         except PipelineError as error:
             # A client that was made before the outage may keep what it learnt then.
@@ -143,16 +154,31 @@ class Watch:
         self.state = self._said(now, index)
         self.number += 1
 
-    def _ask(self, now: float) -> None:
+    def _part(self, name: str, look: Callable[[_T], None], at: _T) -> None:
+        """Look at this much. What is refused, or waits for the registry, costs only this; a broker that is away costs all."""
+        try:
+            look(at)
+        except BrokerUnavailable:
+            raise
+        except PipelineError as error:
+            self._problems[name] = str(error)
+            if name == "orders":
+                self._flow.close()
+
+    def _reach(self) -> None:
         if self._cluster is None:
             self._cluster = wiring.cluster(self._settings)
             self._cluster.wait_until_reachable(LOOK_EVERY_S)
-        found = groups.survey(self._cluster, int(now * 1000))
-        ends = self._cluster.end_offsets(self._settings.kafka.topic)
-        self._groups = [{**groups.values(each), "problem": each.problem} for each in found]
-        self._rates.saw(now, ends, found)
-        self._flow.committed(found, self._settings.kafka.consumer_group)
-        self._seen_at = now
+
+    def _survey(self, now: float) -> None:
+        assert self._cluster is not None
+        self._found = groups.survey(self._cluster, int(now * 1000))
+        self._groups = [{**groups.values(each), "problem": each.problem} for each in self._found]
+        self._flow.committed(self._found, self._settings.kafka.consumer_group)
+
+    def _count(self, now: float) -> None:
+        assert self._cluster is not None
+        self._rates.saw(now, self._cluster.end_offsets(self._settings.kafka.topic), self._found)
 
     def _read_letters(self, index: LetterIndex) -> None:
         try:
@@ -172,12 +198,26 @@ class Watch:
             "point": self._rates.points[-1] if self._rates.points and self._away_since is None else None,
             "latency": self._flow.latency(now),
             "groups": self._groups,
-            "letters": {**index.stats(), "problem": self._letters_problem},
+            "problems": dict(self._problems),
+            "letters": {**_most(index.stats()), "problem": self._letters_problem},
             "failures": self._failures(),
             "orders": list(self._flow.latest),
             "skipped": now - self._flow.skipped_at < SKIPPED_SAID_S,
             "revenue": [[minute, str(amount)] for minute, amount in sorted(self._flow.revenue.items())],
         }
+
+
+def _most(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The most frequent reasons and sources, and how many letters have others."""
+    said = dict(stats)
+    for name in ("by_reason", "by_source"):
+        counts = sorted(stats[name].items(), key=lambda each: each[1], reverse=True)
+        said[name] = {}
+        for kind, count in counts[:KINDS_MAX]:
+            kept = kind[:KIND_CHARACTERS_MAX]
+            said[name][kept] = said[name].get(kept, 0) + count
+        said[f"{name}_others"] = sum(count for _, count in counts[KINDS_MAX:])
+    return said
 
 
 class Rates:

@@ -18,7 +18,9 @@ PARKED = ".parked"
 REDRIVEN = ".redriven"
 GROUP = ".redrive"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SOURCE = re.compile(r"(?P<topic>[\w.-]+)(:(?P<partition>\d+)(:(?P<first>\d+)-(?P<last>\d+))?)?", re.ASCII)
+_SOURCE = re.compile(
+    r"(?P<topic>[\w.-]+)(:(?P<partition>\d{1,10})(:(?P<first>\d{1,19})-(?P<last>\d{1,19}))?)?", re.ASCII
+)
 _COUNT = re.compile(rb"\d{1,9}")
 
 
@@ -81,9 +83,9 @@ class Selection:
 
 def letter_id(text: str) -> LetterId:
     """`partition:offset` as `list` prints it; `Refused` when it is something else."""
-    found = re.fullmatch(r"(\d+):(\d+)", text, re.ASCII)
+    found = re.fullmatch(r"(\d{1,10}):(\d{1,19})", text, re.ASCII)
     if found is None:
-        raise Refused(f"{text} is no letter id. `deadletters list` names them: partition:offset.")
+        raise Refused(f"{text[:64]} is no letter id. `deadletters list` names them: partition:offset.")
     return LetterId(int(found[1]), int(found[2]))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -153,8 +154,8 @@ def raw(web: Web, *pieces: bytes) -> bytes:
 
 
 def test_slow_client_is_let_go_wherever_it_is_slow(shared: Web) -> None:
-    head = b"POST /api/orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
-    ping = b"GET /api/orders/ping HTTP/1.1\r\nhost: x\r\n\r\n"
+    head = b"POST /api/orders HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
+    ping = b"GET /api/orders/ping HTTP/1.1\r\nhost: localhost\r\n\r\n"
     slow = {
         "says nothing": (b"",),
         "stops in the head": (head,),
@@ -236,7 +237,7 @@ def test_documentation_needs_no_other_host(shared: Web) -> None:
 
 
 def test_api_with_keys_lets_in_who_has_one(pipe: Pipe) -> None:
-    pipe.env["PIPELINE_API__KEYS"] = "first-key, second-key"
+    pipe.env["PIPELINE_API__KEYS"] = "the-first-of-all-keys, another-of-the-keys"
     with running(pipe, "--no-worker") as web:
         refused = web.send()
         problem(refused, 401, "no-key")
@@ -245,12 +246,12 @@ def test_api_with_keys_lets_in_who_has_one(pipe: Pipe) -> None:
             assert web.http.get(path).status_code == 401, path
         assert web.http.get("/api/orders/ping").text == "pong"
         problem(web.http.post("/api/orders", json=CAMEL, headers={"x-api-key": "wrong"}), 401, "no-key")
-        for headers in ({"x-api-key": "first-key"}, {"authorization": "Bearer second-key"}):
+        for headers in ({"x-api-key": "the-first-of-all-keys"}, {"authorization": "Bearer another-of-the-keys"}):
             assert web.http.post("/api/orders", json=CAMEL, headers=headers).status_code == 202
-        assert web.http.post("/api/orders", json=CAMEL, auth=("anybody", "second-key")).status_code == 202
+        assert web.http.post("/api/orders", json=CAMEL, auth=("anybody", "another-of-the-keys")).status_code == 202
         ended = web.process.end()
     assert ended.code == 0
-    assert "first-key" not in ended.stderr
+    assert "the-first-of-all-keys" not in ended.stderr
 
 
 def test_api_begins_without_topic_and_schema_and_refuses_for_good_what_is_not_registered(bare_pipe: Pipe) -> None:
@@ -280,24 +281,59 @@ def test_api_without_broker_and_registry_is_live_says_that_it_is_not_ready_and_e
     assert "Traceback" not in ended.stderr
 
 
-def test_uvicorn_itself_serves_the_same_app(pipe: Pipe) -> None:
-    pipe.env["PIPELINE_API__WORKER"] = "false"
+def test_uvicorn_itself_serves_the_same_app_and_ends_beside_an_open_stream(pipe: Pipe) -> None:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "pipeline.api.app:create", "--port", str(port)]
-    with subprocess.Popen(command, env=pipe.env, cwd=pipe.home, stderr=subprocess.DEVNULL) as server:
+    with (
+        subprocess.Popen(command, env=pipe.env, cwd=pipe.home, stderr=subprocess.DEVNULL) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
+    ):
         try:
-            url = f"http://127.0.0.1:{port}/api/orders"
 
             def accepted() -> bool:
                 try:
-                    return httpx.post(url, json=CAMEL).status_code == 202
+                    return http.post("/api/orders", json=CAMEL).status_code == 202
                 except httpx.TransportError:
                     return False
 
             wait_until(accepted, "an order is accepted")
+            wait_until(lambda: pipe.rows("select order_id from orders") == [("A-1",)], "the worker stored it")
+            with http.stream("GET", "/dashboard/events") as stream:
+                next(stream.iter_lines())
+                server.terminate()
+                server.wait(timeout=60)
         finally:
-            server.terminate()
+            server.kill()
     assert keys(pipe) == ["A-1"]
+    assert pipe.lag() == 0, "and the worker committed what it did"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_api_that_others_reach_without_a_key_does_not_start(bare_pipe: Pipe, host: str) -> None:
+    ended = bare_pipe.run("api", "--host", host, "--port", str(free_port()))
+    assert ended.code == 2
+    assert "PIPELINE_API__KEYS" in ended.stderr
+
+
+def test_heads_held_half_open_keep_nobody_out(pipe: Pipe) -> None:
+    pipe.env["PIPELINE_API__CONNECTIONS"] = "20"
+    with running(pipe, "--no-worker") as web, ExitStack() as held:
+        for _ in range(100):
+            half = held.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=20))
+            half.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n")
+        for number in range(5):
+            with httpx.Client(base_url=web.url, timeout=20) as http:
+                assert http.post("/api/orders", json=CAMEL | {"orderId": f"H-{number}"}).status_code == 202
+                assert http.get("/healthz/live").status_code == 200
+
+
+def test_head_without_end_is_cut_off_and_the_client_sees_why(shared: Web) -> None:
+    head = b"GET / HTTP/1.1\r\nhost: localhost\r\na: " + b"x" * 1_000_000
+    assert raw(shared, head).startswith(b"HTTP/1.1 431 ")
+    assert raw(shared, b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert raw(shared, b"GET http://evil.example/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").startswith(
+        b"HTTP/1.1 421 "
+    )
 
 
 def test_port_that_is_taken_is_refused(pipe: Pipe) -> None:

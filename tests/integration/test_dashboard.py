@@ -205,9 +205,9 @@ def test_broker_that_stops_is_said_in_a_banner_that_goes_when_it_is_back(
 def test_page_behind_a_key_lives_on_the_browsers_password_and_says_when_the_app_has_ended(
     pipe: Pipe, open_page: Open
 ) -> None:
-    pipe.env["PIPELINE_API__KEYS"] = "the-key"
+    pipe.env["PIPELINE_API__KEYS"] = "a-key-of-the-page"
     with running(pipe, "--no-worker") as web:
-        page = open_page(web.url, http_credentials={"username": "anybody", "password": "the-key"})
+        page = open_page(web.url, http_credentials={"username": "anybody", "password": "a-key-of-the-page"})
         wait_until(lambda: page.locator("#pulse").get_attribute("data-state") == "live", "the page is live")
         assert web.process.end().code == 0, "an open page does not hold it up"
         expect(page.get_by_role("alert")).to_contain_text("The app has said nothing since", timeout=30_000)

@@ -31,7 +31,7 @@ class JsonEncoder:
     """Keeps the order as its JSON."""
 
     def encode(self, datum: Mapping[str, Any]) -> bytes:
-        return OrderPlaced(**datum).model_dump_json().encode()
+        return OrderPlaced.model_construct(**datum).model_dump_json().encode()
 
 
 def decode(value: bytes | None) -> dict[str, Any]:
@@ -212,7 +212,8 @@ def test_control_characters_of_a_key_are_said_as_their_escapes(tmp_path: Path) -
     key = "A\r\n\0\x1b[31m\u202e1 ü✓"
     visible = "A\\r\\n\\x00\\x1b[31m\\u202e1 ü✓"
     bench = Bench(tmp_path, verbose=True)
-    bench.run([order(key)])
+    # None of them gets past the edge any more; what is said of a key does not rely on that.
+    bench.run([order("A").model_copy(update={"order_id": key})])
     assert bench.said == [f"✔ orders.v1 [0] @ 0 {visible}"]
     said: list[str] = []
     consume_report(said.append, verbose=True)(Record("t", 0, 1, key.encode(), b""), None)

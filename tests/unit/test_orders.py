@@ -224,3 +224,61 @@ def test_amount_that_is_a_number_already_is_taken_as_its_text_is(amount: Decimal
 @given(at=st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5))])) | st.datetimes())
 def test_time_that_is_one_already_is_taken_as_its_text_is(at: datetime) -> None:
     assert taken(timestamp_utc=at) == taken(timestamp_utc=at.isoformat())
+
+
+CONTROLS = [
+    *map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)))
+]
+
+
+@pytest.mark.parametrize("field", ["order_id", "customer_id"])
+def test_id_that_a_terminal_would_obey_is_refused_at_the_edge_and_by_the_worker(field: str) -> None:
+    for character in CONTROLS:
+        for text in (f"A{character}1", character, f"{character}A", f"A{character}"):
+            with pytest.raises(Invalid, match=r"must not hold control characters|must not be empty"):
+                from_json(line(**{field: text}))
+            with pytest.raises(ValidationError):
+                OrderPlaced.model_validate(from_json(line()).model_dump() | {field: text})
+
+
+def test_id_of_any_other_characters_is_taken() -> None:
+    for text in (
+        "A 1",
+        "\u00e4\u00f6",
+        "\u65e5\u672c",
+        "\U0001f600",
+        "a\u00a0b",
+        "x" * 256,
+        "a/b?c%d",
+        "\u200b",
+        "e\u0301",
+    ):
+        assert from_json(line(order_id=text)).order_id == text
+    for blank in (" ", "\u00a0", "\u3000 "):
+        with pytest.raises(Invalid, match="order_id: must not be empty"):
+            from_json(line(order_id=blank))
+
+
+ODD = [
+    b'"sNaN"', b'"NaN"', b'"Infinity"', b'"1e999999999999"', b"1e999999", b"1e-999999999", b'"-0"', b'"0x10"',
+    b"1" + b"0" * 5_000, b'"' + b"9" * 5_000 + b'"', b"true", b"null", b"[]", b'{"a": 1}', b'"9999-12-31T23:59:59-23:59"',
+    b'"0001-01-01T00:00:00+23:59"', b'"2026-01-01T00:00:00+99:99"', b'"2026-02-30T00:00:00Z"', b'"2026-W01-1T00:00:00Z"',
+    b'"2026-01-01T00:00:00.' + b"1" * 5_000 + b'Z"', b"0.1", b"-1", b'"\\u0000"', b"1.0000000000000000000000000001",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+def test_odd_value_is_taken_or_refused_and_never_a_failure(name: str) -> None:
+    for value in ODD:
+        text = line(**{name: "here"}).replace(b'"here"', value)
+        try:
+            assert from_json(text)
+        except Invalid as refused:
+            assert len(str(refused)) < 300  # noqa: PT017  # taken is as well
+
+
+def test_reasons_are_few_and_short_however_many_names_are_wrong() -> None:
+    for wrong in ({f"n{n}": 0 for n in range(100_000)}, {"x" * 500_000 + str(n): 0 for n in range(3)}):
+        with pytest.raises(Invalid) as refused:
+            from_json(line(**wrong))
+        assert len(str(refused.value)) < 2_000

@@ -179,10 +179,11 @@ def test_service_links_of_kubernetes_are_passed_over(env):
 
 
 def test_times_of_the_api_are_seconds_or_carry_their_unit(env):
-    env(PIPELINE_API__PUBLISH_TIMEOUT="2.5", PIPELINE_API__READ_TIMEOUT="1m", PIPELINE_API__KEYS="one, two")
+    keys = ("the-first-of-all-keys", "another-of-the-keys")
+    env(PIPELINE_API__PUBLISH_TIMEOUT="2.5", PIPELINE_API__READ_TIMEOUT="1m", PIPELINE_API__KEYS=", ".join(keys))
     api = load().api
-    assert (api.publish_timeout, api.read_timeout, api.secrets) == (2.5, 60, ("one", "two"))
-    assert "one" not in repr(api)
+    assert (api.publish_timeout, api.read_timeout, api.secrets) == (2.5, 60, keys)
+    assert keys[0] not in repr(api)
 
 
 def test_time_of_the_api_that_is_none_and_key_that_no_header_can_carry_are_refused(env):
@@ -191,6 +192,28 @@ def test_time_of_the_api_that_is_none_and_key_that_no_header_can_carry_are_refus
     assert "not keys of printable ASCII" in first
     assert "with blank" not in first
     assert "PIPELINE_API__PUBLISH_TIMEOUT=soon" in second
+
+
+def test_key_that_can_be_guessed_is_refused(env):
+    env(PIPELINE_API__KEYS="long-enough-to-be-a-key, secret")
+    [problem] = problems()
+    assert "at least 16 characters" in problem
+    assert "secret" not in problem
+
+
+def test_hosts_of_the_api_are_names_patterns_addresses_and_networks(env):
+    env(
+        PIPELINE_API__ALLOWED_HOSTS="Orders.Example., *.shop.example, 10.0.0.0/8, fd00::/8",
+        PIPELINE_API__HOST="10.1.2.3",
+    )
+    assert load().api.hosts == ("10.1.2.3", "orders.example", "*.shop.example", "10.0.0.0/8", "fd00::/8")
+
+
+@pytest.mark.parametrize("host", ["http://orders.example", "orders.example:8000", "*", "a b", "user@host", "host/path"])
+def test_what_is_no_host_is_refused(env, host):
+    env(PIPELINE_API__ALLOWED_HOSTS=host)
+    [problem] = problems()
+    assert "is no host such as" in problem
 
 
 def test_port_that_is_no_service_link_is_refused(env):

@@ -1,6 +1,9 @@
 """Idempotency-Key: what is remembered, for how long, and what is forgotten."""
 
 import asyncio
+import gc
+import hashlib
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -91,3 +94,24 @@ def test_keys_leave_when_their_time_is_over_and_when_newer_ones_need_their_place
     assert keys.claim("a", b"body").handed is None, "the oldest gave its place up"
     clock.now = 61
     assert keys.claim("c", b"another body").handed is None, "its time was over"
+
+
+def test_answered_key_costs_little_however_long_it_is(loop: asyncio.AbstractEventLoop) -> None:
+    keys, count = Keys(10_000, 60, Clock()), 1_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(count):
+            key = f"{number:255}"
+            entry = keys.claim(key, hashlib.sha256(key.encode()).digest())
+            entry.handed = handed(loop, Delivery("orders.v1", 0, number, f"order-{number}".encode(), None))
+            keys.release(key, entry)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / count < 700
+    again = keys.claim(f"{0:255}", hashlib.sha256(f"{0:255}".encode()).digest())
+    assert again.answered
+    assert again.handed is not None
+    assert again.handed.order_id == "A-1"

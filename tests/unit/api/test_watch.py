@@ -3,13 +3,15 @@
 import json
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from pipeline import settings
-from pipeline.api.watch import Flow, Rates
+from pipeline.api.watch import Flow, Rates, Watch, _most
 from pipeline.core.group_plan import Group, Standing
 from pipeline.core.record import Record, TopicPartition
+from pipeline.errors import BrokerUnavailable, PipelineError, RegistryUnavailable, TopicRefused
 from pipeline.orders import generate
 from pipeline.serde.avro import AvroReader, AvroWriter
 from pipeline.stages.groups import Progress
@@ -78,3 +80,63 @@ def test_latency_is_told_at_most_from_commits_and_measured_where_the_worker_is_h
     assert measured is not None
     assert (measured["kind"], measured["p50"]) == ("measured", 12.0)
     assert flow.latency(now + 3600) is None, "of an hour ago is of no use"
+
+
+class Reachable:
+    """A broker that answers; `end_offsets` as the topic has them."""
+
+    def wait_until_reachable(self, _: float) -> None: ...
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        raise TopicRefused(f"Topic {topic} is not there")
+
+
+class NoLetters:
+    """An index without letters."""
+
+    def stats(self) -> dict[str, Any]:
+        return {"letters": 0, "due": 0, "redriven": 0, "by_reason": {}, "by_source": {}}
+
+
+def looked(monkeypatch: pytest.MonkeyPatch, **raising: PipelineError) -> dict[str, Any]:
+    """What is said after a look at which these raise: `survey`, `follow`."""
+
+    def refusing(name: str) -> Any:
+        def refuse(*_: object) -> Any:
+            if name in raising:
+                raise raising[name]
+            return []
+
+        return refuse
+
+    monkeypatch.setattr("pipeline.api.watch.wiring.cluster", lambda _: Reachable())
+    monkeypatch.setattr("pipeline.api.watch.groups.survey", refusing("survey"))
+    watch = Watch(SETTINGS, lambda: None)
+    monkeypatch.setattr(watch._flow, "follow", refusing("follow"))
+    watch._look(NoLetters(), cast("Any", None))  # type: ignore[arg-type]
+    return watch.state
+
+
+def test_what_is_refused_costs_its_own_part_and_is_no_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = looked(monkeypatch, survey=PipelineError("not authorized"), follow=RegistryUnavailable("registry silent"))
+    assert said["broker"]["away_since"] is None
+    assert said["seen_at"] is not None
+    assert said["problems"] == {
+        "groups": "not authorized",
+        "rates": "Topic orders.v1 is not there",
+        "orders": "registry silent",
+    }
+
+
+def test_broker_that_does_not_answer_costs_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = looked(monkeypatch, survey=BrokerUnavailable("no answer"))
+    assert (said["broker"]["away_since"], said["broker"]["why"]) == (said["at"], "no answer")
+
+
+def test_reasons_beyond_the_most_frequent_are_counted_and_not_listed() -> None:
+    reasons = {f"reason {n} " + "x" * 10_000: n for n in range(100_000)}
+    said = _most({"due": 1, "by_reason": reasons, "by_source": {"orders.v1": 1}})
+    assert len(said["by_reason"]) == 20
+    assert max(map(len, said["by_reason"])) == 256
+    assert sum(said["by_reason"].values()) + said["by_reason_others"] == sum(reasons.values())
+    assert (said["by_source"], said["by_source_others"]) == ({"orders.v1": 1}, 0)
