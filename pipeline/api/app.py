@@ -27,7 +27,14 @@ from pipeline.api.edges import OPEN, Body, Envelope, Gate
 from pipeline.api.hosts import Hosts
 from pipeline.api.problems import Problem, busy
 from pipeline.api.service import Service
-from pipeline.errors import PipelineError, Refused, Unavailable
+from pipeline.errors import (
+    BrokerUnavailable,
+    PipelineError,
+    Refused,
+    RegistryUnavailable,
+    SinkUnavailable,
+    Unavailable,
+)
 
 _PAGES = Path(__file__).parent / "static"
 _log = logging.getLogger(__name__)
@@ -155,13 +162,22 @@ async def _http(request: Request, error: Exception) -> Response:
     return problem.response(request.scope["request_id"])
 
 
+def _who_is_away(error: Unavailable) -> str:
+    for kind, words in (
+        (BrokerUnavailable, "Kafka is unreachable."),
+        (RegistryUnavailable, "The schema registry is unreachable."),
+        (SinkUnavailable, "The store is unreachable."),
+    ):
+        if isinstance(error, kind):
+            return words
+    return "Not available now."
+
+
 async def _ours(request: Request, error: Exception) -> Response:
     """What is away is told as such; anything else of ours is told to the one who asked only where it is about the question."""
     if isinstance(error, Unavailable):
         _log.warning("%s", error)
-        return busy("away", "Something this needs does not answer now; try again.").response(
-            request.scope["request_id"]
-        )
+        return busy("away", f"{_who_is_away(error)} Retry.").response(request.scope["request_id"])
     if isinstance(error, Refused):
         return Problem(409, "refused", str(error)).response(request.scope["request_id"])
     raise error

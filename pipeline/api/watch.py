@@ -36,14 +36,14 @@ BACK_MS = 15 * 60_000
 BACK_RECORDS_MAX = 2_000
 # A second's records that are looked at one by one; what is beyond is counted by offsets only, and said so.
 RECORDS_MAX = 4_000
+# What passed before this process began is looked at in so many looks, before what is beyond is left out.
+CATCHING_UP_MAX = 10
 LATEST_MAX = 30
 MINUTES_MAX = 60
 LATENCIES_MAX = 20_000
 # Reasons and sources are what letters say: somebody may write a hundred thousand of them.
 KINDS_MAX = 20
 KIND_CHARACTERS_MAX = 256
-# The last whole minute of the revenue lies within.
-SKIPPED_SAID_S = 120.0
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class Watch:
             "letters": {**_most(index.stats()), "problem": self._letters_problem},
             "failures": self._failures(),
             "orders": list(self._flow.latest),
-            "skipped": now - self._flow.skipped_at < SKIPPED_SAID_S,
+            "sampled": self._flow.is_sampled(now),
             "revenue": [[minute, str(amount)] for minute, amount in sorted(self._flow.revenue.items())],
         }
 
@@ -258,8 +258,11 @@ class Flow:
         self._at_most: deque[tuple[float, float]] = deque(maxlen=LATENCIES_MAX)
         self.latest: deque[dict[str, Any]] = deque(maxlen=LATEST_MAX)
         self.revenue: dict[int, Decimal] = {}
-        self.skipped_at = 0.0
         self._last_seen: dict[int, int] = {}
+        # By partition, offset and seconds of the first record that was looked at; how many looks before all was seen.
+        self._first_seen: dict[int, tuple[int, float]] = {}
+        self._catching_up = CATCHING_UP_MAX
+        self._whole_since = 0.0
 
     def follow(self, schemas: WriterSchemas) -> None:
         """Look at what came; raises what following and the registry raise."""
@@ -269,13 +272,31 @@ class Flow:
             self._follower = wiring.follower(self._settings, int(back_ms), most)
         records = self._follower.poll(RECORDS_MAX, 0.2)
         for record in records:
+            self._first_seen.setdefault(record.partition, (record.offset, (record.timestamp_ms or 0) / 1000))
             if record.offset > self._last_seen.get(record.partition, -1):
                 self._last_seen[record.partition] = record.offset
                 self._look_at(record)
-        if len(records) == RECORDS_MAX:
+        if len(records) < RECORDS_MAX:
+            self._caught_up()
+        elif self._catching_up:
+            self._catching_up -= 1
+        else:
             # More comes than is looked at one by one: go on at the end.
-            self.skipped_at = time.time()
+            self._whole_since = time.time()
             self.close()
+
+    def is_sampled(self, now: float) -> bool:
+        """Whether records of the last whole minute were left out, so that its revenue is a lower bound."""
+        return now // 60 * 60 - 60 < self._whole_since
+
+    def _caught_up(self) -> None:
+        if not self._catching_up:
+            return
+        self._catching_up = 0
+        for partition, (offset, first_s) in self._first_seen.items():
+            # As many as are read back at most: there may have been earlier ones.
+            if self._last_seen[partition] - offset + 1 >= BACK_RECORDS_MAX:
+                self._whole_since = max(self._whole_since, first_s)
 
     def _look_at(self, record: Record) -> None:
         assert self._decoder is not None

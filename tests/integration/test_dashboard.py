@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,17 +124,34 @@ def test_letter_is_found_read_and_redriven_from_the_page(pipe: Pipe, open_page: 
         page.get_by_label("Key").fill("A-3")
         page.get_by_role("button", name="Filter").press("Enter")
         expect(rows).to_have_count(1)
-        rows.get_by_role("button").press("Enter")
+        assert "key=A-3" in page.url, "the filter is in the address"
+        link = rows.get_by_role("link")
+        link.press("Enter")
         letter = page.get_by_role("dialog")
+        assert page.url.endswith(str(link.get_attribute("href"))), "and so is the letter"
         expect(letter).to_contain_text('"amount": "-1.25"')
         expect(letter).to_contain_text("is not above zero")
         expect(letter).to_contain_text("00 00 00 00")
+        for step in ("Written to", "Failed", "Dead letter"):
+            expect(letter.locator(".timeline")).to_contain_text(step)
         assert serious(page) == []
+        page.go_back()
+        expect(letter).to_be_hidden()
+        expect(rows).to_have_count(1)
+        page.go_forward()
+        expect(letter).to_contain_text("is not above zero")
+        page.reload()
+        expect(letter).to_contain_text("is not above zero")
         page.keyboard.press("Escape")
+        expect(letter).to_be_hidden()
+        assert page.url.endswith("#letters")
         page.get_by_role("button", name="Clear").click()
         expect(rows).to_have_count(2)
         page.get_by_role("button", name="Redrive all that match (2)").click()
         expect(page.get_by_role("dialog")).to_contain_text("nothing was sent")
+        expect(page.get_by_role("dialog")).to_contain_text("2 can be decoded with the current schema")
+        expect(page.get_by_role("dialog")).to_contain_text("The handler was not run")
+        expect(page.get_by_role("dialog")).not_to_contain_text("null")
         assert pipe.run("deadletters", "stats", "--json").json["due"] == 2, "shown, not done"
         assert serious(page) == []
         page.get_by_role("button", name="Redrive 2 letters").click()
@@ -144,6 +162,66 @@ def test_letter_is_found_read_and_redriven_from_the_page(pipe: Pipe, open_page: 
         page.get_by_label("State").select_option("redriven")
         page.get_by_role("button", name="Filter").click()
         expect(rows).to_have_count(2)
+        page.go_back()
+        expect(page.locator("#letters")).to_contain_text("No letter fits")
+
+
+def test_letters_of_a_page_are_selected_at_once_within_reach_of_whoever_scrolls(pipe: Pipe, open_page: Open) -> None:
+    pipe.produce([order(n, amount="0") for n in range(60)])
+    assert pipe.run("consume", "--until-end").code == 0
+    with running(pipe, "--no-worker") as web:
+        page = open_page(f"{web.url}/?reason=rejected#letters", viewport={"width": 390, "height": 844})
+        expect(page.locator("#letters tbody tr")).to_have_count(50)
+        assert page.locator("[name=reason]").input_value() == "rejected"
+        page.get_by_label("Select this page").check()
+        expect(page.get_by_role("button", name="Redrive selected (50)")).to_be_in_viewport()
+        page.locator("#letters tbody tr").nth(30).scroll_into_view_if_needed()
+        expect(page.get_by_role("button", name="Redrive selected (50)")).to_be_in_viewport()
+        expect(page.get_by_role("link", name="Live")).to_be_in_viewport()
+        page.get_by_label("Select letter").first.uncheck()
+        expect(page.get_by_role("button", name="Redrive selected (49)")).to_be_visible()
+        page.get_by_role("button", name="Older").click()
+        expect(page.locator("#where")).to_contain_text("51–60 of 60")
+        assert "offset=50" in page.url
+        page.go_back()
+        expect(page.locator("#where")).to_contain_text("1–50 of 60")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def cut_off(page: Page) -> list[str]:
+    """Texts of the page that lie outside of what is seen at the right, or are wider than their place without saying so."""
+    found: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll("main *")].filter((it) => it.checkVisibility() && it.childElementCount === 0
+             && !it.closest("details, .cards thead")
+             && it.textContent.trim() && getComputedStyle(it).clipPath === "none"
+             && (it.getBoundingClientRect().right > innerWidth || (it.scrollWidth > it.clientWidth + 1
+                 && getComputedStyle(it).display !== "inline" && getComputedStyle(it).textOverflow !== "ellipsis"
+                 && getComputedStyle(it).overflowX !== "auto")))
+             .map((it) => it.outerHTML)"""
+    )
+    return found
+
+
+def test_phone_shows_whole_amounts_and_a_chart_says_its_values(pipe: Pipe, open_page: Open) -> None:
+    with running(pipe) as web:
+        page = open_page(web.url, viewport={"width": 390, "height": 844})
+        feeding = pipe.start("produce", "--generate", "100000", "--rate", "50")
+        expect(page.locator("#orders tbody tr").first).to_be_visible()
+        wait_until(lambda: number(page, "#rate-in") > 10, "orders in")
+        assert cut_off(page) == []
+        amount = page.locator("#orders tbody tr").first.locator("td").last
+        box = amount.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 390, "the last digit is there"
+        height = page.locator("#orders").evaluate("it => (it.clientHeight - 28 ) % 28")
+        assert height <= 2, "and the last row is whole"
+        chart = page.get_by_role("img", name="Orders per second")
+        chart.hover()
+        expect(page.locator("#read-rates")).to_contain_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+        chart.focus()
+        page.keyboard.press("End")
+        expect(page.locator("#read-in")).to_contain_text(re.compile(r"^\d+\.\d$"))
+        feeding.end()
 
 
 def test_redrive_of_other_letters_than_were_shown_is_refused(pipe: Pipe) -> None:
@@ -193,7 +271,9 @@ def test_broker_that_stops_is_said_in_a_banner_that_goes_when_it_is_back(
         os.kill(broker, signal.SIGSTOP)
         try:
             expect(banner).to_contain_text("has not answered since", timeout=60_000)
-            expect(banner).to_contain_text("What is shown is of")
+            expect(banner).to_contain_text("Showing data from")
+            assert "PIPELINE_" not in banner.inner_text()
+            assert "No dead letter" not in page.locator("main").inner_text(), "nothing is called well that is not known"
             assert web.status("/healthz/live") == 200
         finally:
             os.kill(broker, signal.SIGCONT)
@@ -241,6 +321,7 @@ def test_axe_finds_no_serious_violation_in_any_view(
         assert serious(page) == []
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= size[0], "nothing sticks out at the side"
+        assert cut_off(page) == []
         page.evaluate("document.querySelector('main').append(new Image())")
         assert serious(page), "and axe does find what is wrong"
 
@@ -249,6 +330,8 @@ def test_documentation_page_is_drawn_under_the_same_policy(pipe: Pipe, open_page
     with running(pipe, "--no-worker") as web:
         page = open_page(f"{web.url}/docs")
         expect(page.get_by_text("Send one order").first).to_be_visible()
+        page.get_by_role("link", name="Orders pipeline").click()
+        expect(page.locator("#view-live")).to_be_visible()
 
 
 def fill_with_letters(pipe: Pipe, count: int) -> None:
@@ -278,6 +361,6 @@ def test_hundred_thousand_letters_are_listed_paged_and_filtered(pipe: Pipe, open
         page.get_by_label("Key").fill("A-7")
         page.get_by_role("button", name="Filter").click()
         expect(page.locator("#where")).to_contain_text("of 1,000")
-        page.locator("#letters tbody tr").first.get_by_role("button").click()
+        page.locator("#letters tbody tr").first.get_by_role("link").click()
         expect(page.get_by_role("dialog")).to_contain_text("A-7")
         assert web.status("/healthz/live") == 200
