@@ -44,7 +44,7 @@ def take() -> None:
                     shoot(page, web.url, anchor, f"dashboard-{view}-phone.png")
                 page = browser.new_page(viewport=DESKTOP)
                 page.goto(f"{web.url}/#letters")
-                page.get_by_role("link", name="Letter").first.click()
+                page.locator("#letters a").first.click()
                 page.get_by_role("heading", name="History").wait_for()
                 page.screenshot(path=IMAGES / "dashboard-letter-light.png")
         finally:
