@@ -84,7 +84,7 @@ def _decimals(most: int, scale: int) -> Callable[[bytes], Decimal]:
 def uuid_of(text: str) -> UUID:
     """`ValueError` unless it is written in full: 8-4-4-4-12 hexadecimal digits."""
     if not _is_uuid(text):
-        raise ValueError("a uuid that is not written as 8-4-4-4-12 hexadecimal digits")
+        raise ValueError("badly formed hexadecimal UUID string: it is not written as 8-4-4-4-12 digits")
     return UUID(text)
 
 
