@@ -120,7 +120,7 @@ def main(
                 finally:
                     telemetry.result(
                         f"{stage.counts()[1]}{telemetry.waiting(stage, once=until_end)}",
-                        stage.totals.summary(),
+                        stage.summary(),
                         as_json=as_json,
                         fd=result_fd,
                     )

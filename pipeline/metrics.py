@@ -34,6 +34,8 @@ _HELP = {
     "assignments": "Rebalances in which partitions were assigned to this member.",
     "revocations": "Rebalances in which partitions were revoked from this member, or lost.",
     "in_flight_records": "Records read and not settled yet.",
+    "missed_records": "Records deleted before the group read them, at most.",
+    "positions": "Positions that the log did not hold.",
     "parked_records": "Keyed records of this member's partitions that wait in retry topics.",
     "recovery_mode": "1 while records are named in commits before they are processed, because a worker died with them.",
     "last_poll_age_seconds": "Seconds since this member polled last; beyond max.poll.interval.ms it loses its partitions.",
@@ -50,6 +52,8 @@ class Counts(Protocol):
 
     def counters(self) -> Mapping[str, int]: ...
 
+    def findings(self) -> tuple[Mapping[str, int], int]: ...
+
     def gauges(self) -> Mapping[str, float]: ...
 
 
@@ -59,6 +63,8 @@ def served(stage: Counts, labels: Mapping[str, str], host: str, port: int | None
 
     - `pipeline_records_total{topic,group,outcome}`: handled, dead_lettered, parked, with `--only` passed_over
     - `pipeline_failures_total{topic,group,kind}`: every failure by its class, also those that were tried again
+    - `pipeline_missed_records_total`, `pipeline_positions_total{finding}`: records deleted unread, at most; positions that the
+      log did not hold (deleted, beyond_the_end, another_log, never_committed)
     - `pipeline_retries_total`, `pipeline_commits_total`, `pipeline_commit_failures_total`, `pipeline_assignments_total`,
       `pipeline_revocations_total`
     - `pipeline_in_flight_records`, `pipeline_parked_records`, `pipeline_recovery_mode`, `pipeline_last_poll_age_seconds`,
@@ -87,7 +93,13 @@ def collector(stage: Counts, labels: Mapping[str, str]) -> "Collector":
             failures = CounterMetricFamily("pipeline_failures", _HELP["failures"], None, [*names, "kind"])
             for kind, count in stage.failures_by_kind().items():
                 failures.add_metric([*values, kind], count)
-            yield from (records, failures)
+            found, missed = stage.findings()
+            lost = CounterMetricFamily("pipeline_missed_records", _HELP["missed_records"], None, names)
+            lost.add_metric(values, missed)
+            positions = CounterMetricFamily("pipeline_positions", _HELP["positions"], None, [*names, "finding"])
+            for kind, count in found.items():
+                positions.add_metric([*values, kind], count)
+            yield from (records, failures, lost, positions)
             for name, count in stage.counters().items():
                 counter = CounterMetricFamily(f"pipeline_{name}", _help(name), None, names)
                 counter.add_metric(values, count)

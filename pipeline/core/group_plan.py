@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from pipeline.core.log_position import Finding
 from pipeline.core.record import Record, TopicPartition
 from pipeline.errors import Refused
 
@@ -56,7 +57,8 @@ class Standing:
     """How far a group is in one partition.
 
     `lag` counts offsets from the oldest record left to the end: 0 exactly when no record is left. `behind_s` is the age
-    of that record in seconds, None where it carries no time.
+    of that record in seconds, None where it carries no time. `finding` is what a worker would find, where the log does not
+    hold what was committed. `unread` is true of a retry topic of the group that none of its members reads.
     """
 
     source: TopicPartition
@@ -64,6 +66,8 @@ class Standing:
     end: int
     lag: int
     behind_s: float | None
+    finding: Finding | None = None
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,14 +54,18 @@ class Note:
         first, *others = suspects or ((None, 0),)
         return replace(self, suspect=first[0], tries=first[1], others=tuple(others))
 
-    def text(self, offset: int) -> str:
-        """As committed, at most `METADATA_BYTES_MAX` bytes; runs that do not fit are left out, and so done again."""
+    def text(self, offset: int, topic_id: str = "") -> str:
+        """As committed, at most `METADATA_BYTES_MAX` bytes; runs that do not fit are left out, and so done again.
+
+        `topic_id` is the id of the topic that the offset is of.
+        """
         state = "stopped" if self.clean else f"running:{self.owner}" if self.owner else "running"
         suspect = "" if self.suspect is None else f"{self.suspect}x{self.tries}"
         others = self._others_text()
         room = _RUNS_BYTES_MAX - len(others) * 3 // 4 - 3 if others else _RUNS_BYTES_MAX
         runs = urlsafe_b64encode(_packed(offset, self.done, room)).decode()
-        return ";".join((_VERSION, str(offset), state, suspect, runs, *([others] if others else ())))
+        rest = (others, topic_id) if topic_id else (others,) if others else ()
+        return ";".join((_VERSION, str(offset), state, suspect, runs, *rest))
 
     def _others_text(self) -> str:
         words, length = [], 0
@@ -76,17 +80,17 @@ class Note:
 
 def read_note(text: str | None, offset: int) -> Note:
     """The note that was committed with `offset`; an empty one where there is none, or it is another's or of another one."""
-    parts = (text or "").split(";")
-    if len(parts) not in {5, 6} or parts[0] != _VERSION or parts[1] != str(offset):
+    parts = _parts(text, offset)
+    if parts is None:
         return Note()
     suspect, _, tries = parts[3].partition("x")
-    if len(parts[3]) > _SUSPECT_CHARACTERS_MAX or len("".join(parts[5:])) > _OTHERS_CHARACTERS_MAX:
+    if len(parts[3]) > _SUSPECT_CHARACTERS_MAX or len("".join(parts[5:6])) > _OTHERS_CHARACTERS_MAX:
         return Note()
     state, _, owner = parts[2].partition(":")
     try:
         done = tuple(_unpacked(offset, urlsafe_b64decode(parts[4])))
         first = int(suspect) if suspect else None
-        others = tuple(_others(first or 0, parts[5])) if len(parts) > 5 else ()  # noqa: PLR2004
+        others = tuple(_others(first or 0, parts[5])) if any(parts[5:6]) else ()
         return Note(state == "stopped", done, first, int(tries or 0), others, owner[:_OWNER_CHARACTERS_MAX])
     except (ValueError, NotBase64):
         return Note()
@@ -96,6 +100,17 @@ def _others(first: int, text: str) -> Iterator[tuple[int, int]]:
     for word in text.split(","):
         gap, _, tries = word.partition("x")
         yield first + int(gap), int(tries)
+
+
+def topic_id_of(text: str | None, offset: int) -> str:
+    """The id of the topic that this offset was committed for; empty where the words do not tell, or are another's."""
+    parts = _parts(text, offset)
+    return parts[6] if parts is not None and len(parts) > 6 else ""  # noqa: PLR2004  # as `Note.text` writes
+
+
+def _parts(text: str | None, offset: int) -> list[str] | None:
+    parts = (text or "").split(";")
+    return parts if len(parts) in {5, 6, 7} and parts[0] == _VERSION and parts[1] == str(offset) else None
 
 
 class Progress:
@@ -138,6 +153,11 @@ class Progress:
     def reached(self, position: int) -> None:
         """Nothing was delivered below `position`: markers of transactions, aborted records and holes lie there."""
         self._next = max(self._next, position)
+
+    @property
+    def next(self) -> int:
+        """The offset after all that was delivered: what is read below it is no news of this log."""
+        return self._next
 
     @property
     def committable(self) -> int:

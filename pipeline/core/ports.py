@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from pipeline.core.log_position import Bounds
 from pipeline.core.record import Headers, Record, TopicPartition
 from pipeline.errors import PipelineError
 
@@ -62,17 +63,24 @@ class Commit(NamedTuple):
 
 
 class Listener(Protocol):
-    """What a member of a group is told while it polls: partitions that come and go, the broker's word on its commits."""
+    """What a member of a group is told while it polls: partitions that come and go, the broker's word on its commits.
+
+    `displaced` partitions give nothing until they are rewound: the broker says that their log does not hold the next offset.
+    """
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None: ...
 
     def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None: ...
+
+    def displaced(self, partitions: Collection[TopicPartition]) -> None: ...
 
     def committed(self, error: PipelineError | None) -> None: ...
 
 
 class Source(Protocol):
     """A member of a consumer group. What is assigned comes paused, until `resume`; `rewind` reads on from these offsets.
+
+    Nothing else decides where reading begins: no committed offset, no reset policy.
 
     `commit` only starts: the listener's `committed` is told, once for each, in order. `committed` gives what the group
     committed, the offset None where it never did.
@@ -96,9 +104,15 @@ class Source(Protocol):
 
 
 class Log(Protocol):
-    """Topics as they lie there, read in no group: where they begin, and all that lies from an offset on to the end."""
+    """Topics as they lie there, read in no group: what they hold, and all that lies from an offset on to the end.
 
-    def beginnings(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]: ...
+    `topic_ids` gives the ids of topics without waiting: those that were asked for by an earlier call, or None; topics that are
+    not there are left out.
+    """
+
+    def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]: ...
+
+    def topic_ids(self, topics: Collection[str]) -> Mapping[str, str] | None: ...
 
     def tail(self, starts: Mapping[TopicPartition, int]) -> Iterable[Record]: ...
 
@@ -121,7 +135,9 @@ class InTransaction(Protocol):
         on_offset: Callable[[int], None] | None = None,
     ) -> None: ...
 
-    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None: ...
+    def send_offsets(
+        self, offsets: Mapping[TopicPartition, int], group: Any, notes: Mapping[TopicPartition, str] = {}
+    ) -> None: ...
 
 
 class Decoder(Protocol):

@@ -164,9 +164,13 @@ def topic_name(source: str, group: str, delay_s: float) -> str:
     return f"{source}.{group}.retry-{short(delay_s)}"
 
 
+def retry_topics(source: str, group: str, topics: Iterable[str]) -> dict[float, str]:
+    """Of these topics the group's retry topics for this source, by their delay in seconds, the shortest first."""
+    prefix = topic_name(source, group, 1).removesuffix("1s")
+    found = {duration(name.removeprefix(prefix)): name for name in topics if name.startswith(prefix)}
+    return {delay: found[delay] for delay in sorted(each for each in found if each is not None)}
+
+
 def first_tier(source: str, group: str, topics: Iterable[str]) -> str | None:
     """Of these topics the group's retry topic with the shortest delay; None when it has none."""
-    prefix = topic_name(source, group, 1).removesuffix("1s")
-    delays = {duration(name.removeprefix(prefix)): name for name in topics if name.startswith(prefix)}
-    known = [each for each in delays if each is not None]
-    return delays[min(known)] if known else None
+    return next(iter(retry_topics(source, group, topics).values()), None)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import (
@@ -34,6 +35,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exported
 )
 
 from pipeline.core.group_plan import NOT_AUTHORISED, UNREADABLE, Group, Member, Where
+from pipeline.core.log_position import Bounds, start
+from pipeline.core.ports import Commit
 from pipeline.core.record import Record
 from pipeline.core.record import TopicPartition as Source
 from pipeline.core.topic_file import Declared
@@ -162,6 +165,20 @@ class Cluster:
         description = self._result(future, doing, without=TOPIC_ABSENT, needs=f"DESCRIBE on Topic {topic}")
         return None if description is None else len(description.partitions)
 
+    def topic_ids(self, names: Sequence[str]) -> dict[str, str]:
+        """Kafka's own id of each topic, another one each time a topic is made (KIP-516); absent topics are left out."""
+        asking = self.ask_topic_ids(names)
+        return {
+            name: str(description.topic_id)
+            for name, future in asking.answers
+            if (description := self._result(future, f"describing topic {name}", without=TOPIC_ABSENT)) is not None
+        }
+
+    def ask_topic_ids(self, names: Sequence[str]) -> "TopicIds":
+        """The same without waiting for it."""
+        asked = TopicCollection(list(names))
+        return TopicIds(self._admin, self._ask(lambda: self._admin.describe_topics(asked, **_LIMIT)))
+
     def beginning_offsets(self, topic: str) -> dict[int, int]:
         """By partition, the offset of the oldest record; raises `TopicRefused` when the topic is not there."""
         return self._offsets(topic, _EARLIEST)
@@ -180,6 +197,10 @@ class Cluster:
 
     def committed_of(self, group: str, wanted: Collection[Source]) -> dict[Source, int]:
         """The offsets that the group committed in these partitions; those without one are left out."""
+        return {source: commit.offset for source, commit in self.commits_of(group, wanted).items()}
+
+    def commits_of(self, group: str, wanted: Collection[Source]) -> dict[Source, Commit]:
+        """The same, with the words that were committed beside them."""
         if not wanted:
             return {}
         # Not AdminClient.list_consumer_group_offsets: it crashes the process when the coordinator moves or is not there
@@ -198,7 +219,11 @@ class Cluster:
                     time.sleep(_ASK_AGAIN_S)
         finally:
             consumer.close()
-        return {Source(each.topic, each.partition): each.offset for each in answer if each.offset >= 0}
+        return {
+            Source(each.topic, each.partition): Commit(each.offset, each.metadata or "")
+            for each in answer
+            if each.offset >= 0
+        }
 
     def _committed(self, consumer: Consumer, wanted: Collection[Source], doing: str) -> list[TopicPartition]:
         try:
@@ -321,13 +346,18 @@ class Cluster:
         return peek.oldest_left({**_QUIET, **self._properties}, positions)
 
     def lag(self, group: str, topic: str) -> dict[int, int]:
-        """By partition, how many offsets the group has still to go from what it committed, or from the beginning."""
-        committed = self.committed(group, topic)
+        """By partition, how many offsets the group has still to go from where a worker of it would begin."""
         beginning, end = self.beginning_offsets(topic), self.end_offsets(topic)
-        return {
-            partition: max(0, end[partition] - max(committed.get(partition, 0), beginning[partition]))
-            for partition in end
-        }
+        sources = [Source(topic, partition) for partition in end]
+        # After the ends: what was committed since is not beyond them.
+        committed, written = self.commits_of(group, sources), self.high_watermarks(sources)
+        topic_id = self.topic_ids([topic]).get(topic, "")
+        lag = {}
+        for source in sources:
+            offset, words = committed.get(source, (None, ""))
+            bounds = Bounds(beginning[source.partition], written[source], topic_id)
+            lag[source.partition] = max(0, end[source.partition] - start(source, offset, words, bounds).offset)
+        return lag
 
     def _offsets(self, topic: str, spec: OffsetSpec) -> dict[int, int]:
         count = self.partitions(topic)
@@ -437,6 +467,24 @@ def _keeper(errors: deque[KafkaError]) -> Callable[[KafkaError], None]:
             errors.append(error)
 
     return keep
+
+
+@dataclass(frozen=True)
+class TopicIds:
+    """A question for ids of topics under way; `client` lives as long as it."""
+
+    client: AdminClient
+    answers: list[tuple[str, Future[Any]]]
+
+    @property
+    def answered(self) -> bool:
+        """Whether `known` need not wait."""
+        return all(future.done() for _, future in self.answers)
+
+    def known(self) -> dict[str, str]:
+        """The ids that were told; of what went wrong there is none."""
+        told = [(name, future) for name, future in self.answers if future.exception() is None]
+        return {name: str(future.result().topic_id) for name, future in told}
 
 
 def _name_of(error: KafkaException) -> str:

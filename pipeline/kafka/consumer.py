@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import filterfalse, groupby
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.ports import Commit, Listener
@@ -29,6 +29,8 @@ _MEMBERSHIP_LOST = frozenset(
 _COMMIT_AGAIN = frozenset(
     {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH, KafkaError.UNSTABLE_OFFSET_COMMIT}
 )
+# With auto.offset.reset=error: the log does not hold the next offset.
+_DISPLACED = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION})  # noqa: SLF001
 ASK_S = 5.0
 # The broker's group.consumer.session.timeout.ms is 45 s: a name that is not free after this is a live twin's.
 NAME_S = 60.0
@@ -41,7 +43,9 @@ class GroupConsumer:
 
     `listener.assigned(partitions)` is called while polling; they come paused. `listener.given_up(partitions, lost)` is
     called while polling or closing, before partitions go: with `lost` false they may still be committed, with true they
-    are another member's already.
+    are another member's already. `listener.displaced(partitions)` is called while polling, where the broker's log does not
+    hold the offset that comes next (retention passed it, the topic was made anew or truncated): the client would go on at
+    the log's beginning or at its new end without a word, so it is told to stop there, until `rewind`.
     """
 
     def __init__(
@@ -56,8 +60,17 @@ class GroupConsumer:
         self._joined = False
         self._assigned_now: set[TopicPartition] = set()
         self._positions: dict[TopicPartition, int] = {}
+        # Where reading began, before anything was read; what is paused; and what the client does not read any more.
+        self._begun: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._stalled: set[TopicPartition] = set()
         self._topics_missing: set[str] = set()
-        self._properties = {**properties, "error_cb": _log_error, "on_commit": self._committed}
+        self._properties = {
+            **properties,
+            "auto.offset.reset": "error",  # see above: where to read is decided by whoever looked at the log
+            "error_cb": _log_error,
+            "on_commit": self._committed,
+        }
         self._topics = list(topics)
         self._taken_since: float | None = None
         self._join_again_at: float | None = None
@@ -97,6 +110,11 @@ class GroupConsumer:
             where = TopicPartition(str(message.topic()), int(message.partition() or 0))
             # The end's offset, not the last record's: transaction markers take offsets too.
             self._positions[where] = max(self._positions.get(where, 0), int(message.offset() or 0))
+        elif code in _DISPLACED:
+            where = TopicPartition(str(message.topic()), int(message.partition() or 0))
+            self._stalled.add(where)
+            _log.info("%s [%d] gives nothing more: %s", *where, error.str())
+            self._listener.displaced([where])
         elif code == KafkaError.UNKNOWN_TOPIC_OR_PART:
             topic = str(message.topic())
             if topic not in self._topics_missing:
@@ -155,14 +173,19 @@ class GroupConsumer:
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """Deliver nothing of these; `poll` goes on keeping the membership alive. What was fetched ahead is fetched again."""
+        self._paused |= self._assigned_now & set(partitions)
         self._consumer.pause(_places(self._assigned_now & set(partitions)))
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         """Deliver these, from where `poll` stopped."""
+        self._paused.difference_update(partitions)
         self._consumer.resume(_places(self._assigned_now & set(partitions)))
 
     def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Read on from these offsets; `BrokerUnavailable` when the client cannot seek now."""
+        if not self._stalled.isdisjoint(offsets):
+            self._assign_anew(offsets)
+            return
         for where, offset in offsets.items():
             try:
                 self._consumer.seek(ClientPartition(*where, offset))
@@ -172,6 +195,31 @@ class GroupConsumer:
                     f"{where.topic} [{where.partition}] cannot be read again yet: {problem}."
                 ) from error
             self._positions.pop(where, None)
+            self._begun[where] = offset
+
+    def _assign_anew(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """A partition that the client stopped reading cannot be sought in, only assigned again.
+
+        The classic protocol takes the whole assignment at once; what was read of the others goes on from where it was.
+        """
+        for where, offset in offsets.items():
+            self._positions.pop(where, None)
+            self._begun[where] = offset
+        again = self._assigned_now & offsets.keys() if self._incremental else self._assigned_now
+        places = [
+            ClientPartition(*where, self._positions.get(where, self._begun.get(where, OFFSET_BEGINNING)))
+            for where in sorted(again)
+        ]
+        try:
+            if self._incremental:
+                self._consumer.incremental_unassign(places)
+                self._consumer.incremental_assign(places)
+            else:
+                self._consumer.assign(places)
+            self._consumer.pause(_places(self._paused & again))
+        except KafkaException as error:
+            raise BrokerUnavailable(f"The assignment cannot be read anew yet: {error.args[0].str()}.") from error
+        self._stalled.difference_update(again)
 
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         """Start committing the next offset to read of each partition; `listener.committed` is told while polling.
@@ -238,6 +286,12 @@ class GroupConsumer:
         came = _set(partitions)
         for where in came:
             self._positions.pop(where, None)
+            self._begun.pop(where, None)
+        self._stalled -= came
+        self._paused |= came
+        for each in partitions:
+            # Not where the group committed: they are read from where `rewind` says, and not before.
+            each.offset = OFFSET_BEGINNING
         # Done here, not by the client after this: only so they can be paused before the first record comes.
         if self._incremental:
             consumer.incremental_assign(partitions)
@@ -263,6 +317,8 @@ class GroupConsumer:
         if went:
             self._listener.given_up(went, lost)
             self._assigned_now -= went
+            self._paused -= went
+            self._stalled -= went
 
 
 def _set(partitions: Iterable[ClientPartition]) -> set[TopicPartition]:

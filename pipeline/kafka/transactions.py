@@ -188,12 +188,14 @@ class TransactionalProducer:
         if error is None and offset is not None:
             on_offset(offset)
 
-    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
-        """Commit these offsets with the transaction; `group` is a consumer's metadata, fresh each time.
+    def send_offsets(
+        self, offsets: Mapping[TopicPartition, int], group: Any, notes: Mapping[TopicPartition, str] = {}
+    ) -> None:
+        """Commit these offsets, with words beside them, in the transaction; `group` is a consumer's metadata, fresh each time.
 
         Raises `MembershipLost` when the group went on without that consumer: abort, its partitions are another's.
         """
-        wanted = [ClientPartition(where.topic, where.partition, offset) for where, offset in offsets.items()]
+        wanted = [ClientPartition(*where, offset, notes.get(where, "")) for where, offset in offsets.items()]
         self._retried(
             lambda: self._given_time(lambda: self._producer.send_offsets_to_transaction(wanted, group)),
             "sending offsets",

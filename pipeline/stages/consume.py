@@ -142,7 +142,7 @@ class Consume:
         self._lanes: Lanes[Work] = Lanes()
         self._straight = Straight(self._work_of)
         self._in_hand: Run | None = None
-        self._partitions = Partitions(topics, log, clock, together=keep_order, owner=life)
+        self._partitions = Partitions(topics, log, clock, together=keep_order, owner=life, until=self._until)
         # While every hand has a list, one more gets ready.
         self._room = Room((crew.room + 1) * crew.list_max, self._partitions, clock)
         self._numbers = 0
@@ -204,6 +204,7 @@ class Consume:
         self._collect()
         self._outbox.serve()
         self._open()
+        self._reopen()
         self._let_due_in()
         self._dispatch()
         self._commits.serve(busy=self._busy)
@@ -225,7 +226,7 @@ class Consume:
         return len(self._straight) + in_hand + len(self._lanes) + self._lanes.in_hand
 
     def _at_the_end(self) -> bool:
-        if self._until is None or self._busy or self._commits.pending:
+        if self._until is None or self._busy or self._commits.pending or self._partitions.any_displaced:
             return False
         positions = self._source.positions()
         if positions is None or not self._partitions.all_open or any(s.waiting for s in self._partitions.open.values()):
@@ -292,6 +293,10 @@ class Consume:
             self._partitions.hold(self._source, [stream], "the end")
         progress = stream.progress
         if not progress.deliver_run(list(map(offset_of, records))):
+            if records and records[0].offset < progress.next:
+                # Nobody rewound it: whether this is the same log is looked at before anything of it counts as done.
+                self._partitions.displaced([stream.where], surely=False)
+                return
             # Some were done before the last restart, says the note.
             records = [record for record in records if progress.deliver(record.offset)]
         if stream.tier:
@@ -390,6 +395,7 @@ class Consume:
     def _dispatch(self) -> None:
         """Give the crew what may run: what goes straight came before all that waits in lanes."""
         now = self._polled_at = self._clock()
+        self._partitions.look_for_topics_made_anew(now)
         if self._straight or self._in_hand is not None:
             while self._straight and self._in_hand is None and self._crew.room > 0 and now >= self._not_before:
                 self._in_hand = self._straight.take(self._crew.list_max)
@@ -722,6 +728,25 @@ class Consume:
         self._room.opened(opened, self._source)
         self._source.resume([stream.where for stream in opened if not stream.holds])
 
+    def displaced(self, partitions: Collection[TopicPartition]) -> None:
+        """Called inside a poll: the broker's logs do not hold what comes next; they are looked at in the next turn."""
+        self._partitions.displaced([where for where in partitions if where in self._partitions.open])
+
+    def _reopen(self) -> None:
+        """Go on where retention passed a position; open anew what is another log now, in the next turn."""
+        if not self._partitions.any_displaced or self._clock() < self._open_at:
+            return
+        try:
+            ending = self._partitions.to_reopen(self._source)
+        except Unavailable as outage:
+            self._open_at = self._clock() + self._broker_outage.delay(outage)
+            return
+        for stream, sure in ending:
+            if not stream.shard.closed:
+                self.given_up([stream.where], lost=False)
+                self.assigned([stream.where])
+                self._partitions.displaced([stream.where], surely=sure)
+
     def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None:
         """Called inside a poll: what is unsettled of these partitions is another member's from now on."""
         self._counters["revocations"] += 1
@@ -797,6 +822,14 @@ class Consume:
         commits = {"commits": self._commits.acknowledged, "commit_failures": self._commits.failed}
         return {**self._counters, **commits}
 
+    def summary(self) -> dict[str, Any]:
+        """What this run did, as the door prints it."""
+        return self.totals.summary() | self._partitions.findings.summary()
+
+    def findings(self) -> tuple[dict[str, int], int]:
+        """Partitions by what was found of their positions, and how many records were deleted unread at most."""
+        return self._partitions.findings.by_kind(), self._partitions.findings.missed
+
     def gauges(self) -> dict[str, float]:
         """How it stands now. Asked by another thread: each number is right for some moment."""
         shards = {stream.shard for stream in list(self._partitions.open.values())}
@@ -812,7 +845,8 @@ class Consume:
         it = self.totals
         words = f"{it.handled} handled, {it.dead_lettered} dead letters, {it.committed} committed"
         words += f", {it.parked} in retry topics" if it.parked else ""
-        return it.consumed, words if it.passed_over is None else f"{words}, {it.passed_over} of other types passed over"
+        words += "" if it.passed_over is None else f", {it.passed_over} of other types passed over"
+        return it.consumed, words + self._partitions.findings.words()
 
 
 class _Next(Enum):

@@ -149,7 +149,7 @@ class Forward:
         self._until = None if until is None else dict(until)
         self._settle_all = settle
         self._pause_at = pause_at
-        self._partitions = Partitions(topics, log, clock, together=keep_order)
+        self._partitions = Partitions(topics, log, clock, together=keep_order, until=self._until)
         self._tries: dict[tuple[TopicPartition, int], int] = {}
         self._producer: Transactions | None = None
         self._begun_at: float | None = None
@@ -203,7 +203,9 @@ class Forward:
             self._started_at = self._clock()
         self._accept(records)
         self._attempt(self._open)
+        self._attempt(self._reopen)
         self._polled_at = self._clock()
+        self._partitions.look_for_topics_made_anew(self._polled_at)
         if self._polled_at >= self._not_before:
             self._attempt(self._work)
         if (
@@ -253,6 +255,8 @@ class Forward:
     def _at_the_end(self) -> bool:
         if self._until is None or self._waiting() or self._begun_at is not None or self._moved:
             return False
+        if self._partitions.any_displaced:
+            return False
         positions = self._source.positions()
         if positions is None or not self._partitions.all_open:
             return False
@@ -268,7 +272,12 @@ class Forward:
             stream = self._partitions.open.get(place)
             if stream is None:
                 continue
-            stream.waiting.extend(run)
+            news = list(run)
+            if news[0].offset < stream.read:
+                # Nobody rewound it: whether this is the same log is looked at before anything of it is forwarded.
+                self._partitions.displaced([stream.where], surely=False)
+                continue
+            stream.waiting.extend(news)
             bounded = self._until is not None and not (self._settle_all and stream.tier)
             if (
                 bounded
@@ -491,17 +500,19 @@ class Forward:
 
     def _end_transaction(self) -> None:
         """Commit what was forwarded with the offsets of partitions that are ours now; nothing open is no matter."""
-        offsets = {
-            where: self._partitions.open[where].progress.committable
+        commits = {
+            where: self._partitions.open[where].commit(clean=True)
             for where in self._moved
             if where in self._partitions.open
         }
-        if not offsets and self._begun_at is None:
+        if not commits and self._begun_at is None:
             self._moved.clear()
             return
         producer = self._begun()
         self._pause_at("send-offsets")
-        producer.send_offsets(offsets, self._source.group_metadata())
+        offsets = {where: commit.offset for where, commit in commits.items()}
+        notes = {where: commit.metadata for where, commit in commits.items()}
+        producer.send_offsets(offsets, self._source.group_metadata(), notes)
         self._pause_at("commit")
         producer.commit()
         self._pause_at("committed")
@@ -557,6 +568,20 @@ class Forward:
         opened = self._partitions.open_what_is_whole(self._source, mark=False)
         self._source.resume([stream.where for stream in opened])
 
+    def displaced(self, partitions: Collection[TopicPartition]) -> None:
+        """Called inside a poll: the broker's logs do not hold what comes next; they are looked at in the next turn."""
+        self._partitions.displaced([where for where in partitions if where in self._partitions.open])
+
+    def _reopen(self) -> None:
+        """Go on where retention passed a position; open anew what is another log now, in the next turn."""
+        if not self._partitions.any_displaced or self._clock() < self._open_at:
+            return
+        for stream, sure in self._partitions.to_reopen(self._source):
+            if not stream.shard.closed:
+                self.given_up([stream.where], lost=False)
+                self.assigned([stream.where])
+                self._partitions.displaced([stream.where], surely=sure)
+
     def given_up(self, partitions: Collection[TopicPartition], lost: bool) -> None:
         """Called inside a poll: the whole transaction is ended before anything goes; aborted when it went already."""
         self._counters["revocations"] += 1
@@ -595,6 +620,14 @@ class Forward:
         commits = {"commits": self.totals.transactions, "commit_failures": self.totals.aborted}
         return {**self._counters, **commits}
 
+    def summary(self) -> dict[str, Any]:
+        """What this run did, as the door prints it."""
+        return self.totals.summary() | self._partitions.findings.summary()
+
+    def findings(self) -> tuple[dict[str, int], int]:
+        """Partitions by what was found of their positions, and how many records were deleted unread at most."""
+        return self._partitions.findings.by_kind(), self._partitions.findings.missed
+
     def gauges(self) -> dict[str, float]:
         """How it stands now."""
         streams = list(self._partitions.open.values())
@@ -609,4 +642,5 @@ class Forward:
         it = self.totals
         words = f"{it.forwarded} forwarded, {it.dead_lettered} dead letters, {it.transactions} transactions"
         words += f", {it.aborted} aborted" if it.aborted else ""
-        return it.consumed, words if it.passed_over is None else f"{words}, {it.passed_over} of other types passed over"
+        words += "" if it.passed_over is None else f", {it.passed_over} of other types passed over"
+        return it.consumed, words + self._partitions.findings.words()

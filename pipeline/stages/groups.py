@@ -1,9 +1,10 @@
 """Consumer groups: listed, described, moved while nobody is in them; and what `pipeline.groups` prints of it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from pipeline.core import log_position
 from pipeline.core.group_plan import (
     NOT_AUTHORISED,
     Group,
@@ -16,7 +17,10 @@ from pipeline.core.group_plan import (
     plan,
     standing,
 )
+from pipeline.core.log_position import Bounds
+from pipeline.core.ports import Commit
 from pipeline.core.record import Record, TopicPartition
+from pipeline.core.retry import retry_topics
 from pipeline.core.visible import visible
 from pipeline.errors import PipelineError, Refused, SettingsRefused, TopicRefused, Unavailable
 from pipeline.stages.table import table
@@ -35,6 +39,12 @@ class Cluster(Protocol):
     def everywhere(self) -> list[TopicPartition]: ...
 
     def committed_of(self, group: str, wanted: Collection[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+    def commits_of(self, group: str, wanted: Collection[TopicPartition]) -> dict[TopicPartition, Commit]: ...
+
+    def high_watermarks(self, sources: Collection[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+    def topic_ids(self, names: Sequence[str]) -> dict[str, str]: ...
 
     def offsets_at(self, sources: Collection[TopicPartition], at: Where | int) -> dict[TopicPartition, int]: ...
 
@@ -60,6 +70,25 @@ class Progress:
         """In offsets, over all partitions; None where it cannot be told."""
         known = not self.problem and not self.denied and self.group.is_known
         return sum(each.lag for each in self.standings) if known else None
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Retry topics that hold records and that no member reads, with their lag."""
+        lags: dict[str, int] = {}
+        for each in self.standings:
+            if each.unread and each.lag:
+                lags[each.source.topic] = lags.get(each.source.topic, 0) + each.lag
+        return lags
+
+    @property
+    def remarks(self) -> list[str]:
+        """What nobody sees in the figures: positions that the log does not hold, and records that nobody will read."""
+        found = [str(each.finding) for each in self.standings if each.finding is not None]
+        return found + [
+            f"{topic}: nobody reads it, and up to {lag} records wait in it. Start its workers again: they read every retry "
+            "topic of the group that is there."
+            for topic, lag in self.unread.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +177,8 @@ def listed(groups: Sequence[Progress]) -> str:
         )
         for it in groups
     ]
-    return "\n".join(table(rows)) if groups else "No consumer groups."
+    remarks = [f"{it.group.name}: {remark}" for it in groups for remark in it.remarks]
+    return "\n".join([*table(rows), *([""] if remarks else []), *remarks]) if groups else "No consumer groups."
 
 
 def described(it: Progress) -> str:
@@ -169,6 +199,8 @@ def described(it: Progress) -> str:
                 )
             )  # fmt: skip
         lines += ["", *table(rows)]
+    if it.remarks:
+        lines += ["", *it.remarks]
     if group.members:
         people = [("  member", "client", "instance", "host", "assignment")]
         people += [
@@ -204,6 +236,7 @@ def values(it: Progress) -> dict[str, Any]:
                 "topic": each.source.topic, "partition": each.source.partition, "committed": each.committed,
                 "end": each.end, "lag": each.lag, "behind_s": each.behind_s,
                 "member": owners[each.source].id if each.source in owners else None,
+                **_remarkable(each),
             }
             for each in it.standings
         ],
@@ -218,6 +251,7 @@ def summary(it: Progress) -> dict[str, Any]:
     return {
         "group": it.group.name, "state": it.group.state, "protocol": it.group.protocol,
         "members": len(it.group.members), "lag": it.lag, "problem": it.problem, "denied": it.denied,
+        **({"remarks": it.remarks} if it.remarks else {}),
     }  # fmt: skip
 
 
@@ -236,21 +270,55 @@ def reset_values(it: Reset) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _remarkable(it: Standing) -> dict[str, Any]:
+    """What is said of a partition only where there is something to say."""
+    told: dict[str, Any] = {}
+    if it.finding is not None:
+        bounds = it.finding.bounds
+        told = {"finding": str(it.finding.kind), "beginning": bounds.beginning, "missed": it.finding.missed}
+    return told | ({"unread": True} if it.unread else {})
+
+
 def _progress(cluster: Cluster, group: Group, everywhere: Sequence[TopicPartition], now_ms: int) -> Progress:
-    committed = cluster.committed_of(group.name, everywhere)
-    topics = {source.topic for source in committed} | {source.topic for source in _owners(group)}
-    sources = [source for source in everywhere if source.topic in topics]
-    ends, beginnings = cluster.offsets_at(sources, "latest"), cluster.offsets_at(sources, "earliest")
-    # As our workers do, a group begins at the oldest record where it committed nothing, or what is gone by now.
-    starts = {source: max(committed.get(source, 0), beginnings.get(source, 0)) for source in ends}
-    oldest = cluster.oldest_left({source: start for source, start in starts.items() if start < ends[source]})
-    return Progress(
-        group,
-        tuple(
-            standing(source, committed.get(source), end, oldest.get(source), now_ms)
-            for source, end in sorted(ends.items())
-        ),
+    committed = cluster.commits_of(group.name, everywhere)
+    owned = {source.topic for source in _owners(group)}
+    topics = {source.topic for source in committed} | owned
+    names = {source.topic for source in everywhere}
+    retries = {retry for topic in topics for retry in retry_topics(topic, group.name, names).values()}
+    sources = [source for source in everywhere if source.topic in topics | retries]
+    starts, ends = _starts(cluster, committed, sources)
+    oldest = cluster.oldest_left(
+        {source: start.offset for source, start in starts.items() if start.offset < ends[source]}
     )
+    standings = (
+        replace(
+            standing(
+                source, committed[source].offset if source in committed else None, end, oldest.get(source), now_ms
+            ),
+            # That nothing was committed stands in the figures.
+            finding=starts[source].finding if source in committed else None,
+            unread=bool(group.members) and source.topic in retries - owned,
+        )
+        for source, end in sorted(ends.items())
+    )
+    return Progress(group, tuple(standings))
+
+
+def _starts(
+    cluster: Cluster, committed: Mapping[TopicPartition, Commit], sources: Sequence[TopicPartition]
+) -> tuple[dict[TopicPartition, log_position.Start], dict[TopicPartition, int]]:
+    """Where a worker of ours would begin, and the ends; partitions that are gone by now are left out."""
+    ends, beginnings = cluster.offsets_at(sources, "latest"), cluster.offsets_at(sources, "earliest")
+    ids = cluster.topic_ids(sorted({source.topic for source in sources}))
+    # Where transactions are open, more was written than may be read; programs that read it too may have committed there.
+    ahead = [source for source, end in ends.items() if source in committed and committed[source].offset > end]
+    written = dict(ends) | (cluster.high_watermarks(ahead) if ahead else {})
+    starts = {}
+    for source in ends:
+        offset, words = committed.get(source) or (None, "")
+        bounds = Bounds(beginnings.get(source, 0), written[source], ids.get(source.topic, ""))
+        starts[source] = log_position.start(source, offset, words, bounds)
+    return starts, ends
 
 
 def _wanted(

@@ -6,17 +6,21 @@ built from what lies parked. Until then its partitions stay paused. It closes as
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.core import log_position
 from pipeline.core.fence import Fence
-from pipeline.core.offsets import Note, Progress, read_note
+from pipeline.core.offsets import Note, Progress
 from pipeline.core.ports import Commit, Log, Source
 from pipeline.core.record import Record, TopicPartition
 from pipeline.errors import NotTogether
+from pipeline.stages.findings import Findings
 
 # KIP-848 hands partitions over one by one, each when its last owner has let go of it (which drains first).
 TOGETHER_S = 60.0
+# So often it is looked whether a topic is still the one that was opened: the client reads on in another one of that name.
+LOOK_EVERY_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -25,7 +29,8 @@ class Stream:
     """One partition of one topic; `tier` 0 is the source.
 
     `waiting` are records of a retry topic that are not due, `due` is when the first of them is (seconds of the clock).
-    `holds` are the reasons for which it is paused. `found` is the note that lay there when it was opened.
+    `holds` are the reasons for which it is paused. `found` is the note that lay there when it was opened, `topic_id` that of
+    the topic then.
     """
 
     where: TopicPartition
@@ -34,17 +39,23 @@ class Stream:
     progress: Progress
     note: Note
     found: Note
+    topic_id: str = ""
     waiting: deque[Record] = field(default_factory=deque)
     due: float | None = None
     holds: set[str] = field(default_factory=set)
     committed: Commit | None = None
+
+    @property
+    def read(self) -> int:
+        """The offset after all that was read of it, as far as that waits here or was delivered."""
+        return max(self.progress.next, self.waiting[-1].offset + 1) if self.waiting else self.progress.next
 
     def commit(self, *, clean: bool) -> Commit:
         """What to commit of it now."""
         offset = self.progress.committable
         done = self.progress.ahead()
         note = Note(done=done) if clean else replace(self.note, clean=False, done=done)
-        return Commit(offset, note.text(offset))
+        return Commit(offset, note.text(offset, self.topic_id))
 
 
 @dataclass(eq=False, slots=True)
@@ -64,10 +75,18 @@ class Partitions:
     """The streams that are open, by topic and partition; `topics` are the source and its retry topics, by delay.
 
     With `together` false each partition is a shard of its own, and there is no fence. `owner` goes into every note.
+    `findings` are the positions that the logs did not hold; the ends in `until`, if any, follow a log that is another one now.
     """
 
     def __init__(
-        self, topics: Sequence[str], log: Log, clock: Callable[[], float], *, together: bool, owner: str = ""
+        self,
+        topics: Sequence[str],
+        log: Log,
+        clock: Callable[[], float],
+        *,
+        together: bool,
+        owner: str = "",
+        until: MutableMapping[TopicPartition, int] | None = None,
     ) -> None:
         self.owner = owner
         self._tiers = {topic: tier for tier, topic in enumerate(topics)}
@@ -75,8 +94,12 @@ class Partitions:
         self._clock = clock
         self._together = together and len(topics) > 1
         self._assigned: dict[TopicPartition, float] = {}
-        # Closed and still ours: the client would read on behind what was read and dropped.
-        self._read_on: set[TopicPartition] = set()
+        self._until = until
+        self._looked_at: float | None = None
+        # Those to look at, and whether the broker said so; of those in `_ending` the log is another one.
+        self._displaced: dict[TopicPartition, bool] = {}
+        self._ending: set[TopicPartition] = set()
+        self.findings = Findings()
         self.open: dict[tuple[str, int], Stream] = {}
 
     def came(self, partitions: Collection[TopicPartition]) -> None:
@@ -88,7 +111,7 @@ class Partitions:
         """These are gone, and what was closed because of them stays closed until they come back."""
         for where in partitions:
             self._assigned.pop(where, None)
-        self._read_on.difference_update(partitions)
+            self._forget(where)
         now, numbers = self._clock(), {where.partition for where in partitions}
         self._assigned |= {where: now for where in self._assigned if where.partition in numbers}
 
@@ -122,41 +145,104 @@ class Partitions:
         for stream in streams:
             stream.shard.closed = True
             self.open.pop(stream.where, None)
-            self._read_on.add(stream.where)
 
     def open_what_is_whole(self, source: Source, *, mark: bool = True) -> list[Stream]:
         """Open every shard that is whole by now; the new streams, not resumed yet.
 
-        With `mark` the offset of each is committed again, marked as being worked on. Raises `Unavailable` when it has to be
-        tried again, `NotTogether` when a shard does not become whole.
+        With `mark` the offset of each is committed again, marked as being worked on; where the log does not hold what was
+        committed, the offset that reading begins with is committed in any case. Raises `Unavailable` when it has to be tried
+        again, `NotTogether` when a shard does not become whole.
         """
         parts = [part for part in self._whole() if not any(where in self.open for where in part)]
         if not parts:
             return []
         wanted = [where for part in parts for where in part]
         committed = source.committed(wanted)
-        beginnings = self._log.beginnings([where for where in wanted if committed[where][0] is None])
+        # After the commits: whatever of this log was committed lies below its end.
+        bounds = self._log.bounds(wanted)
         streams: list[Stream] = []
+        found: list[log_position.Finding] = []
         for part in parts:
             shard = Shard(part[0].partition)
             for where in part:
-                offset, text = committed[where]
-                start = beginnings[where] if offset is None else offset
-                note = Note() if offset is None else read_note(text, start)
-                progress = Progress(start, note.done)
-                streams.append(
-                    Stream(where, self._tiers[where.topic], shard, progress, replace(note, owner=self.owner), note)
+                start = log_position.start(
+                    where, *committed[where], bounds[where], displaced=self._displaced.get(where, False)
                 )
+                if start.finding is not None:
+                    found.append(start.finding)
+                progress, tier = Progress(start.offset, start.note.done), self._tiers[where.topic]
+                note, topic_id = replace(start.note, owner=self.owner), bounds[where].topic_id
+                streams.append(Stream(where, tier, shard, progress, note, start.note, topic_id))
         self._build_fences(streams)
+        self._take_note(found)
         starts = {stream.where: stream.commit(clean=False) for stream in streams}
-        if mark:
-            source.commit_now(starts)
-        source.rewind({where: commit.offset for where, commit in starts.items() if where in self._read_on})
-        self._read_on.difference_update(starts)
+        news = {finding.where for finding in found}
+        if marked := {where: commit for where, commit in starts.items() if mark or where in news}:
+            source.commit_now(marked)
+        source.rewind({where: commit.offset for where, commit in starts.items()})
         for stream in streams:
+            self._forget(stream.where)
             stream.committed = starts[stream.where]
             self.open[stream.where] = stream
         return streams
+
+    def displaced(self, partitions: Collection[TopicPartition], *, surely: bool = True) -> None:
+        """The broker says that the logs of these do not hold what would be read next; or, not `surely`, they may not."""
+        for where in partitions:
+            self._displaced[where] = self._displaced.get(where, False) or surely
+
+    def look_for_topics_made_anew(self, now: float) -> None:
+        """Take note of topics that were made anew since they were opened; at most every `LOOK_EVERY_S`, without waiting."""
+        if self._looked_at is None or not self.open:
+            self._looked_at = now
+        if now - self._looked_at < LOOK_EVERY_S:
+            return
+        ids = self._log.topic_ids(self._tiers)
+        if ids is None:
+            return
+        self._looked_at = now
+        for stream in self.open.values():
+            if stream.topic_id and ids.get(stream.where.topic, stream.topic_id) != stream.topic_id:
+                self.displaced([stream.where], surely=False)
+
+    @property
+    def any_displaced(self) -> bool:
+        """Whether `to_reopen` has anything to do."""
+        return any(where in self.open for where in self._displaced)
+
+    def to_reopen(self, source: Source) -> list[tuple[Stream, bool]]:
+        """Go on where the log of an open stream moved; the streams whose log is another one, once all that was read is done.
+
+        With each whether the broker said so: to be told again (`displaced`) once it is closed and came back. Where records
+        were only deleted, what was read of them is worked off as usual. Raises `Unavailable` when it has to be tried again.
+        """
+        fresh = [stream for where in self._displaced if where not in self._ending and (stream := self.open.get(where))]
+        bounds = self._log.bounds([stream.where for stream in fresh]) if fresh else {}
+        for stream in fresh:
+            finding = log_position.moved(stream.where, stream.read, stream.topic_id, bounds[stream.where])
+            if finding is None or finding.again:
+                self._ending.add(stream.where)
+                self.hold(source, [stream], "another log")
+                continue
+            source.rewind({stream.where: finding.bounds.beginning})
+            self._forget(stream.where)
+            self._take_note([finding])
+        ending = [stream for where in self._ending if (stream := self.open.get(where))]
+        return [
+            (stream, self._displaced[stream.where])
+            for stream in ending
+            if not stream.progress.open and not stream.waiting
+        ]
+
+    def _forget(self, where: TopicPartition) -> None:
+        self._displaced.pop(where, None)
+        self._ending.discard(where)
+
+    def _take_note(self, found: Iterable[log_position.Finding]) -> None:
+        for finding in found:
+            self.findings.add(finding)
+            if finding.again and self._until is not None and finding.where in self._until:
+                self._until[finding.where] = min(self._until[finding.where], finding.bounds.end)
 
     def hold(self, source: Source, streams: Collection[Stream], reason: str) -> None:
         """Read no more of these for now; there may be several reasons at a time."""

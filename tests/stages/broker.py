@@ -1,6 +1,6 @@
 """A broker small enough to be read: topics as lists, one group's offsets, members that come, go and die.
 
-What it does not do: group protocols, transactions, retention, compaction, or anything by itself. A member hears of what
+What it does not do: group protocols, transactions, compaction, or anything by itself. A member hears of what
 happened to it at its next poll, so that until then it works on what another one owns already.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from pipeline.core.log_position import Bounds
 from pipeline.core.ports import Commit, Delivery, Listener
 from pipeline.core.record import Headers, Record, TopicPartition
 from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError
@@ -23,6 +24,8 @@ class FakeBroker:
         self.logs: dict[TopicPartition, list[Record]] = {}
         self.commits: dict[TopicPartition, Commit] = {}
         self.owners: dict[TopicPartition, Member] = {}
+        self.begins: dict[TopicPartition, int] = {}
+        self.ids_of: dict[str, str] = {}
         self.envelopes: list[dict[str, Any]] = []
 
     def write(
@@ -37,11 +40,33 @@ class FakeBroker:
         log.append(Record(*where, len(log), key, value, headers, timestamp_ms))
         return log[-1]
 
-    def beginnings(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        return dict.fromkeys(partitions, 0)
+    def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        return {where: self.bounds_of(where) for where in partitions}
+
+    def bounds_of(self, where: TopicPartition) -> Bounds:
+        begins = self.begins.get(where, 0)
+        return Bounds(begins, max(begins, len(self.logs.get(where, []))), self.ids_of.get(where.topic, ""))
+
+    def topic_ids(self, topics: Collection[str]) -> Mapping[str, str] | None:
+        return {topic: self.ids_of.get(topic, "") for topic in topics}
 
     def tail(self, starts: Mapping[TopicPartition, int]) -> Iterable[Record]:
         return [record for where, start in starts.items() for record in self.logs.get(where, [])[start:]]
+
+    def retain(self, where: TopicPartition, beginning: int) -> None:
+        """What lies below is deleted."""
+        self.begins[where] = beginning
+
+    def truncate(self, where: TopicPartition, end: int) -> None:
+        """What lies from there on is lost: an unclean leader election."""
+        del self.logs[where][end:]
+
+    def make_anew(self, topic: str, topic_id: str) -> None:
+        """The topic is deleted and made again; what the group committed stays, as by a commit that came late."""
+        self.ids_of[topic] = topic_id
+        for where in [where for where in self.logs if where.topic == topic]:
+            self.logs[where] = []
+            self.begins.pop(where, None)
 
     def encode(self, datum: Mapping[str, Any]) -> bytes:
         self.envelopes.append(dict(datum))
@@ -91,6 +116,7 @@ class Member:
         self.told: deque[Callable[[], None]] = deque()
         self.assigned: set[TopicPartition] = set()
         self.paused: set[TopicPartition] = set()
+        self.stalled: set[TopicPartition] = set()
         self.commit_errors: deque[PipelineError] = deque()
         self.polls = 0
 
@@ -101,10 +127,13 @@ class Member:
         while self._answers:
             self._listener.committed(self._answers.popleft())
         found: list[Record] = []
-        for where in sorted(self.assigned - self.paused):
-            at = self._positions.get(where, -1)
-            if at < 0:
-                at = self._broker.commits.get(where, Commit(0)).offset
+        for where in sorted(self.assigned - self.paused - self.stalled):
+            # Nobody reads before it was said from where.
+            at, bounds = self._positions[where], self._broker.bounds_of(where)
+            if not bounds.beginning <= at <= bounds.end:
+                self.stalled.add(where)
+                self._listener.displaced([where])
+                continue
             found += self._broker.logs.get(where, [])[at : at + limit - len(found)]
         self._positions |= {record.source: record.offset + 1 for record in found}
         return found
@@ -112,6 +141,7 @@ class Member:
     def came(self, partitions: Collection[TopicPartition]) -> None:
         self.assigned |= set(partitions)
         self.paused |= set(partitions)
+        self.stalled -= set(partitions)
         for where in partitions:
             self._positions.pop(where, None)
         self._listener.assigned(partitions)
@@ -131,6 +161,7 @@ class Member:
 
     def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._positions |= offsets
+        self.stalled -= offsets.keys()
 
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         try:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from pipeline.core.log_position import Bounds
 from pipeline.core.ports import Commit, Delivery, Listener
 from pipeline.core.record import Headers, Record, TopicPartition
 from pipeline.errors import BrokerUnavailable, PipelineError
@@ -81,7 +82,9 @@ class FakeSource:
         self.paused -= set(partitions)
 
     def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
-        assert not offsets, "this source gives every record once"
+        assert all(offset >= self._positions.get(where, 0) for where, offset in offsets.items()), (
+            "given once, each of them"
+        )
 
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         self._answers.append((dict(offsets), self.commit_errors.popleft() if self.commit_errors else None))
@@ -96,17 +99,20 @@ class FakeSource:
 
 
 class FakeLog:
-    """Topics that begin at their first record; `parked` lies behind every offset."""
+    """Topics that begin at their first record and end nowhere; `parked` lies behind every offset."""
 
     def __init__(self, records: list[Record]) -> None:
         self._records = records
         self.parked: list[Record] = []
 
-    def beginnings(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+    def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         return {
-            where: min((record.offset for record in self._records if record.source == where), default=0)
+            where: Bounds(min((record.offset for record in self._records if record.source == where), default=0), 2**62)
             for where in partitions
         }
+
+    def topic_ids(self, topics: Collection[str]) -> Mapping[str, str] | None:
+        return {}
 
     def tail(self, starts: Mapping[TopicPartition, int]) -> list[Record]:
         return [record for record in self.parked if record.source in starts and record.offset >= starts[record.source]]

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from pipeline.core.group_plan import NOT_AUTHORISED, UNREADABLE, Group, Member, parse_target
+from pipeline.core.offsets import Note
+from pipeline.core.ports import Commit
 from pipeline.core.record import Record, TopicPartition
 from pipeline.errors import BrokerUnavailable, PipelineError, Refused, SettingsRefused, TopicRefused
 from pipeline.stages import groups
@@ -25,6 +27,8 @@ class FakeCluster:
         self.commits = {P0: 10} if committed is None else committed
         self.records = records or {}
         self.log = []
+        self.written = 10
+        self.there_too = []
         self.forgets = False
 
     def groups(self):
@@ -34,10 +38,25 @@ class FakeCluster:
         return self.there if name == self.there.name else None
 
     def everywhere(self):
-        return [P0, P1, OTHER]
+        return [P0, P1, OTHER, *self.there_too]
 
     def committed_of(self, group, wanted):
         return {source: offset for source, offset in self.commits.items() if source in wanted}
+
+    def commits_of(self, group, wanted):
+        return {
+            source: Commit(*self.commits[source])
+            if isinstance(self.commits[source], tuple)
+            else Commit(self.commits[source])
+            for source in wanted
+            if source in self.commits
+        }
+
+    def high_watermarks(self, sources):
+        return dict.fromkeys(sources, self.written)
+
+    def topic_ids(self, names):
+        return dict.fromkeys(names, "this")
 
     def offsets_at(self, sources, at):
         if isinstance(at, str):
@@ -212,11 +231,11 @@ class Guarded(FakeCluster):
         hidden, odd = Group("hidden", NOT_AUTHORISED, "-"), Group("odd", UNREADABLE, "-")
         return [hidden, odd, Group("secretive", "stable", "classic"), self.there]
 
-    def committed_of(self, group, wanted):
+    def commits_of(self, group, wanted):
         assert group not in {"hidden", "odd"}
         if group == "secretive":
             raise SettingsRefused("reading the committed offsets: this user may not use the topic so")
-        return super().committed_of(group, wanted)
+        return super().commits_of(group, wanted)
 
 
 def test_group_that_may_not_be_seen_says_so_and_the_others_are_listed():
@@ -231,3 +250,55 @@ def test_group_that_may_not_be_seen_says_so_and_the_others_are_listed():
     assert [it.denied for it in found] == [True, False, True, False]
     assert [groups.values(it)["lag"] for it in found] == [None, None, None, 7]
     json.dumps([groups.summary(it) for it in found])
+
+
+def test_committed_offset_beyond_the_end_lags_from_the_oldest_record_and_says_so():
+    cluster = FakeCluster(committed={P0: 1000}, records={P0: [2, 6]})
+    it = groups.describe(cluster, "workers", NOW_MS)
+    assert lags(it)[P0] == (8, 98.0)
+    said = "orders.v1 [0]: offset 1000 comes next, but the log holds 2 to 10: the topic was made anew, restored or truncated."
+    assert said in groups.described(it)
+    told = json.loads(json.dumps(groups.values(it)))["partitions"][0]
+    assert (told["finding"], told["beginning"], told["missed"]) == ("beyond_the_end", 2, 0)
+    found = groups.survey(cluster, NOW_MS)
+    assert f"workers: {said}" in groups.listed(found)
+    assert groups.summary(found[0])["remarks"][0].startswith(said)
+
+
+def test_group_that_reads_open_transactions_is_not_beyond_the_end():
+    cluster = FakeCluster(committed={P0: 12}, records={P0: [2]})
+    cluster.written = 15
+    it = groups.describe(cluster, "workers", NOW_MS)
+    assert (lags(it)[P0], it.remarks) == ((0, 0.0), [])
+
+
+def test_records_that_retention_took_before_the_group_read_them_are_shown():
+    it = groups.describe(FakeCluster(committed={P0: 0}, records={P0: [2]}), "workers", NOW_MS)
+    assert (
+        "orders.v1 [0]: offset 0 comes next, but the log holds 2 to 10. Up to 2 records were deleted"
+        in groups.described(it)
+    )
+    assert groups.values(it)["partitions"][0]["missed"] == 2
+
+
+def test_group_of_a_topic_that_was_made_anew_and_has_grown_lags_from_its_beginning():
+    it = groups.describe(FakeCluster(committed={P0: (8, Note().text(8, "that"))}, records={P0: [4]}), "workers", NOW_MS)
+    assert lags(it)[P0] == (6, 96.0)
+    assert groups.values(it)["partitions"][0]["finding"] == "another_log"
+    same = groups.describe(
+        FakeCluster(committed={P0: (8, Note().text(8, "this"))}, records={P0: [4]}), "workers", NOW_MS
+    )
+    assert (lags(same)[P0], same.remarks) == ((0, 0.0), [])
+
+
+def test_retry_topic_that_no_member_reads_is_named_with_what_waits_in_it():
+    left, read = TopicPartition("orders.v1.workers.retry-10m", 0), TopicPartition("orders.v1.workers.retry-5s", 0)
+    member = Member("w-1", "orders-pipeline", None, "127.0.0.1", (P0, read))
+    cluster = FakeCluster(member, records={left: [7], read: [8]})
+    cluster.there_too = [left, read, TopicPartition("orders.v1.others.retry-5s", 0)]
+    it = groups.describe(cluster, "workers", NOW_MS)
+    assert {each.source: each.unread for each in it.standings} == {P0: False, P1: False, left: True, read: False}
+    assert "orders.v1.workers.retry-10m: nobody reads it, and up to 3 records wait in it." in groups.described(it)
+    assert "orders.v1.workers.retry-10m" in groups.listed(groups.survey(cluster, NOW_MS))
+    nobody = groups.describe(FakeCluster(committed={P0: 10}), "workers", NOW_MS)
+    assert not nobody.remarks, "a group without members reads nothing"

@@ -22,6 +22,8 @@ class Deaf:
 
     def given_up(self, partitions: object, lost: bool) -> None: ...
 
+    def displaced(self, partitions: object) -> None: ...
+
     def committed(self, error: object) -> None: ...
 
 
@@ -56,6 +58,9 @@ def test_shard_opens_as_a_whole_and_other_partitions_do_not_wait_for_it() -> Non
 
 def test_shard_opens_at_what_was_committed_and_marks_it_as_being_worked_on() -> None:
     bench = Bench()
+    for where in (P0, F0, S0):
+        for _ in range(10):
+            bench.broker.write(where, b"k", b"")
     bench.broker.commits |= {
         P0: Commit(5, Note(done=((6, 8),)).text(5)),
         F0: Commit(2, Note(done=((3, 9),)).text(1)),
@@ -76,11 +81,12 @@ def test_shard_opens_at_what_was_committed_and_marks_it_as_being_worked_on() -> 
 
 def test_shard_without_commits_opens_where_its_topics_begin() -> None:
     bench = Bench()
-    bench.broker.beginnings = lambda partitions: dict.fromkeys(partitions, 7)  # type: ignore[method-assign]
-    bench.broker.commits[F0] = Commit(3, "")
+    for where in (P0, S0):
+        bench.broker.retain(where, 7)
+    bench.broker.commits[F0] = Commit(0, "")
     bench.came(P0, F0, S0)
     bench.open()
-    assert {where: commit.offset for where, commit in bench.broker.commits.items()} == {P0: 7, F0: 3, S0: 7}
+    assert {where: commit.offset for where, commit in bench.broker.commits.items()} == {P0: 7, F0: 0, S0: 7}
 
 
 def test_fence_holds_what_lies_uncommitted_in_the_retry_topics_of_its_own_partition() -> None:
@@ -172,3 +178,65 @@ def test_positions_behind_what_was_delivered_move_what_may_be_committed() -> Non
     assert progress.committable == 7
     assert bench.partitions.reached({F0: 9}, {F0: 4})
     assert bench.partitions.open[F0].progress.committable == 4, "what was passed over is not done"
+
+
+def fill(bench: Bench, where: TopicPartition, count: int) -> None:
+    for number in range(count):
+        bench.broker.write(where, b"k%d" % number, b"")
+
+
+def test_committed_offset_beyond_the_end_is_read_from_the_beginning_and_committed_there() -> None:
+    bench = Bench()
+    fill(bench, P0, 10)
+    bench.broker.commits[P0] = Commit(1000, Note(done=((1001, 1002),)).text(1000))
+    bench.came(P0, F0, S0)
+    assert {stream.where for stream in bench.partitions.open_what_is_whole(bench.member, mark=False)} == {P0, F0, S0}
+    assert bench.broker.commits == {P0: Commit(0, Note(clean=False).text(0))}, "without a mark, only what was found"
+    progress = bench.partitions.open[P0].progress
+    assert all(progress.deliver(offset) for offset in range(10))
+    assert bench.partitions.findings.summary() == {"read_again": 1}
+
+
+def test_same_finding_is_said_once_however_often_opening_fails(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    fill(bench, P0, 10)
+    bench.broker.retain(P0, 8)
+    bench.broker.commits[P0] = Commit(3)
+    bench.came(P0, F0, S0)
+    for _ in range(3):
+        bench.member.commit_errors.append(BrokerUnavailable("loading."))
+        with pytest.raises(BrokerUnavailable):
+            bench.open()
+    bench.open()
+    assert bench.partitions.findings.summary() == {"missed": 5}
+    assert len(caplog.records) == 1
+    assert "orders.v1 [0]: offset 3 comes next, but the log holds 8 to 10. Up to 5 records were deleted" in caplog.text
+
+
+def test_fence_holds_nothing_of_another_life_of_a_retry_topic() -> None:
+    bench = Bench()
+    bench.broker.ids_of["retry-5s"] = "second"
+    fill(bench, F0, 3)
+    bench.broker.commits[F0] = Commit(1, Note(clean=False, done=((2, 3),)).text(1, "first"))
+    bench.came(P0, F0, S0)
+    bench.open()
+    fence = bench.partitions.open[P0].shard.fence
+    assert [fence.tier_after(0, key) for key in (b"k0", b"k1", b"k2")] == [1, 1, 1]
+
+
+def test_topic_made_anew_is_noticed_while_it_is_open_without_being_waited_for() -> None:
+    bench = Bench()
+    bench.broker.ids_of = dict.fromkeys(TOPICS, "first")
+    bench.came(P0, F0, S0)
+    bench.open()
+    asked: list[object] = []
+    bench.broker.topic_ids = asked.append  # type: ignore[method-assign,assignment,return-value]
+    for now in (0.0, 9.0, 10.0, 11.0):
+        bench.partitions.look_for_topics_made_anew(now)
+    assert len(asked) == 2, "not yet answered: asked again in the next turn"
+    del bench.broker.topic_ids  # type: ignore[method-assign]
+    bench.broker.make_anew("retry-5s", "second")
+    bench.partitions.look_for_topics_made_anew(12.0)
+    assert bench.partitions.any_displaced
+    assert [(stream.where, sure) for stream, sure in bench.partitions.to_reopen(bench.member)] == [(F0, False)]
+    assert F0 in bench.member.paused
