@@ -17,7 +17,7 @@ _VERSION = re.compile(r"v([1-9][0-9]*)\.avsc")
 _SUBJECT = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 MAX_BYTES = 1 << 20
 # Types are nested 100 deep at most, each by up to three levels of JSON; defaults lie deeper.
-JSON_DEPTH_MAX = 500
+JSON_DEPTH_MAX = 700
 
 
 @dataclass(frozen=True)
