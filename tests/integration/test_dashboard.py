@@ -173,6 +173,9 @@ def test_letters_of_a_page_are_selected_at_once_within_reach_of_whoever_scrolls(
         page = open_page(f"{web.url}/?reason=rejected#letters", viewport={"width": 390, "height": 844})
         expect(page.locator("#letters tbody tr")).to_have_count(50)
         assert page.locator("[name=reason]").input_value() == "rejected"
+        page.get_by_role("link", name=re.compile(r"^Letter \d")).first.click()
+        expect(page.get_by_role("dialog")).to_contain_text("is not above zero")
+        page.get_by_role("button", name="Close").click()
         page.get_by_label("Select this page").check()
         expect(page.get_by_role("button", name="Redrive selected (50)")).to_be_in_viewport()
         page.locator("#letters tbody tr").nth(30).scroll_into_view_if_needed()

@@ -44,7 +44,9 @@ export function ticks(high) {
 function timeTicks(low, high) {
   const step = TIME_STEPS.find((each) => (high - low) / each <= 5) ?? Math.ceil((high - low) / 5);
   const first = Math.ceil(low / step) * step;
-  return Array.from({ length: Math.max(0, Math.floor((high - first) / step) + 1) }, (_, number) => first + number * step);
+  // Half of a label has to find room before the edge.
+  const last = high - (high - low) / 25;
+  return Array.from({ length: Math.max(0, Math.floor((last - first) / step) + 1) }, (_, number) => first + number * step);
 }
 
 export class Chart {

@@ -105,7 +105,7 @@ function draw(rows) {
   const cells = rows.map((it) => [
     it.state === "due" ? choice(it.id) : el("span", { title: "redriven" }, "✓", el("span", { class: "visually-hidden" }, "redriven")),
     el("span", {}, el("span", { class: "pill" }, it.reason), it.error),
-    el("a", { href: `#letters/${it.id}`, class: "mono", title: place(it.id), onclick: () => { cameFromList = true; } }, el("span", { class: "visually-hidden" }, "Letter "), it.id),
+    el("a", { href: `#letters/${it.id}`, class: "mono", "aria-label": `Letter ${it.id}`, title: place(it.id), onclick: () => { cameFromList = true; } }, it.id),
     it.failed_at ? time(new Date(it.failed_at), moment(it.failed_at)) : "–", it.key ?? "no key", it.source ?? "–",
   ]);
   $("letters").replaceChildren(rows.length

@@ -105,7 +105,7 @@ const opened = new Set();
 
 function groupCard({ group, state, protocol, assignor, lag, partitions, members, problem }) {
   const facts = `${state}, ${protocol}${assignor ? ` (${assignor})` : ""}, ${plural(members.length, "member")}, `
-    + `lag ${lag === null ? "unknown" : whole.format(lag)}${lag ? `, ${span(behind({ partitions }))} behind` : ""}`;
+    + `lag ${lag === null ? "unknown" : whole.format(lag)}${lag && behind({ partitions }) >= 1 ? `, ${span(behind({ partitions }))} behind` : ""}`;
   const part = (name, content) => el("details", { open: opened.has(group + name), ontoggle: (event) => {
     if (event.target.open) opened.add(group + name); else opened.delete(group + name);
   } }, el("summary", {}, name, el("span", { class: "visually-hidden" }, ` of ${group}`)), content);
