@@ -94,6 +94,18 @@ class DeliveryFailed(PipelineError):
     """A record was refused by the broker for good: its topic is missing, denied, or the record is too large for it."""
 
 
+class TooLarge(DeliveryFailed):
+    """A record was refused for its size."""
+
+
+class TimestampRefused(DeliveryFailed):
+    """A record was refused for its timestamp (KIP-937, KIP-1030); `topic` is the one that refused it."""
+
+    def __init__(self, message: str, topic: str) -> None:
+        super().__init__(message)
+        self.topic = topic
+
+
 class RecordError(Exception):
     """The record is at fault, not the environment: it becomes a dead letter."""
 

@@ -1,7 +1,7 @@
 """`python -m pipeline.deadletters redrive`: letters back to the group that gave them up, each exactly once."""
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +14,13 @@ Topic = Annotated[str | None, typer.Option("--topic", "-t", help="The dead-lette
 Json = Annotated[bool, typer.Option("--json", help="Exactly one line of JSON on stdout.")]
 Ids = Annotated[list[str] | None, typer.Argument(help="partition:offset of single letters, as `list` prints them.")]
 Reason = Annotated[str | None, typer.Option(help="Only letters of this failure class.")]
-Key = Annotated[str | None, typer.Option(help="Only letters of this key.")]
+Key = Annotated[str | None, typer.Option(help="Only letters of this key, as `list` prints it: text, hex:... or null:.")]
 Since = Annotated[str | None, typer.Option(help="Only letters that failed at this time or later: ISO 8601, zone.")]
 Until = Annotated[str | None, typer.Option(help="Only letters that failed before this time.")]
 SchemaId = Annotated[int | None, typer.Option("--schema-id", help="Only letters whose bytes name this schema.")]
+Group = Annotated[str | None, typer.Option(help="Only letters of this consumer group.")]
+ErrorClass = Annotated[str | None, typer.Option("--error-class", help="Only letters of this exception class.")]
+ErrorContains = Annotated[str | None, typer.Option("--error-contains", help="Only letters whose error has this text.")]
 Source = Annotated[str | None, typer.Option(help="Only letters from topic[:partition[:from-to]], offsets included.")]
 
 
@@ -29,11 +32,17 @@ def redrive(
     until: Until = None,
     schema_id: SchemaId = None,
     source: Source = None,
+    group: Group = None,
+    error_class: ErrorClass = None,
+    error_contains: ErrorContains = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Every letter that is due.")] = False,
     to_source: Annotated[
         bool, typer.Option("--to-source", help="To the source topic, for all groups, not only the one that failed.")
     ] = False,
+    allow_topic: Annotated[
+        str | None, typer.Option("--allow-topic", help="With the same --source: a topic that is none of the settings'.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would decode now; write nothing.")] = False,
     patch: Annotated[str | None, typer.Option(help="JSON merge patch for the originals: a file, or the JSON.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="At most this many letters a second.")] = None,
@@ -54,50 +63,47 @@ def redrive(
     from pipeline.errors import Refused  # noqa: PLC0415
 
     with telemetry.exit_codes():
-        chosen = selection(ids or (), reason, key, since, until, schema_id, source)
+        chosen = selection(ids or (), reason, key, since, until, schema_id, source, group, error_class, error_contains)
         if not everything and chosen == Selection():
             raise Refused(
-                "Which letters? Give letter ids, --reason, --key, --since, --until, --schema-id, --source or --all."
+                "Which letters? Give letter ids, --reason, --key, --since, --until, --schema-id, --source, --group, "
+                "--error-class, --error-contains or --all."
             )
-        with _stage(topic, bootstrap_servers, patch, max_redrives, batch, rate, to_source=to_source) as stage:
+        if everything and allow_topic is not None:
+            raise Refused(f"--allow-topic {allow_topic} does not go with --all: name its letters by --source.")
+        options: dict[str, Any] = {
+            "selection": chosen, "to_source": to_source, "allow_topic": allow_topic, "patch": patch,
+            "max_redrives": max_redrives, "batch": batch, "rate": rate,
+        }  # fmt: skip
+        with _stage(topic, bootstrap_servers, options) as stage:
             if dry_run:
                 _preview(stage, chosen, limit, as_json=as_json)
                 return
             _run(stage, chosen, limit, as_json=as_json)
 
 
-def _stage(
-    topic: str | None,
-    servers: str | None,
-    patch: str | None,
-    max_redrives: int,
-    batch: int,
-    rate: float | None,
-    *,
-    to_source: bool,
-) -> "AbstractContextManager[Redrive]":
+def _stage(topic: str | None, servers: str | None, options: dict[str, Any]) -> "AbstractContextManager[Redrive]":
     from pipeline import settings, telemetry, wiring  # noqa: PLC0415
 
     telemetry.start_logging()
     configured = settings.load(
         {"kafka.dead_letter_topic": topic, "kafka.bootstrap_servers": servers}, settings.WITH_SCHEMAS
     )
-    return wiring.redrive(
-        configured, to_source=to_source, patch=patch, max_redrives=max_redrives, batch=batch, rate=rate
-    )
+    return wiring.redrive(configured, **options)
 
 
 def _preview(stage: "Redrive", chosen: "Selection", limit: int, *, as_json: bool) -> None:
     from collections import Counter  # noqa: PLC0415
 
     from pipeline import telemetry  # noqa: PLC0415
+    from pipeline.stages.letter_report import outlook, summed  # noqa: PLC0415
 
     counts: Counter[str] = Counter()
     lines = []
-    for letter, outcome, why in stage.preview(stage.plan(chosen, limit)):
-        counts[outcome] += 1
-        lines.append(f"{letter.id!s:>10}  {outcome:<14}  {letter.key}  {why}")
-    lines.append(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()) or "No letters are due.")
+    for it in stage.preview(stage.plan(chosen, limit)):
+        counts[it.outcome] += 1
+        lines.append(outlook(it))
+    lines.append(summed(counts.most_common()))
     telemetry.result(
         "\n".join(lines), {"selected": counts.total(), "outcomes": dict(counts.most_common())}, as_json=as_json
     )

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import logs, telemetry
 from pipeline.core.dead_letter import Worker
+from pipeline.core.destinations import allowing, destinations
 from pipeline.core.failures import Failure
 from pipeline.core.ports import Listener
 from pipeline.core.record import Record, TopicPartition
-from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, merge_patch
-from pipeline.core.retry import RetryPolicy, first_tier, topic_name
+from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, Selection, merge_patch
+from pipeline.core.retry import RetryPolicy, topic_name
 from pipeline.core.topic_file import Declared
 from pipeline.core.topic_plan import Grow
 from pipeline.core.visible import sentence
@@ -29,6 +30,7 @@ from pipeline.kafka.consumer import GroupConsumer
 from pipeline.kafka.follow import Follower
 from pipeline.kafka.producer import IdempotentProducer
 from pipeline.kafka.reader import read_all, read_between
+from pipeline.kafka.redrive_targets import redrive_targets, timestamps_of
 from pipeline.kafka.registry import Registry
 from pipeline.kafka.topic_log import TopicLog
 from pipeline.kafka.transactions import GroupOffsets, TransactionalProducer
@@ -36,7 +38,8 @@ from pipeline.orders import ORDER_RECORD
 from pipeline.serde import schema_files
 from pipeline.serde.avro import AvroReader, AvroWriter, load_ahead
 from pipeline.serde.avro_schema import resolve
-from pipeline.serde.json_values import JsonValues, read_patch
+from pipeline.serde.json_values import JsonValues
+from pipeline.serde.patches import read_patch
 from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
 from pipeline.stages import provision, schema_gate, schema_report, topic_report
@@ -45,9 +48,10 @@ from pipeline.stages.crew import crew_for
 from pipeline.stages.forward import Forward
 from pipeline.stages.handlers import Handler, adapt, load, load_transform, refuse_misfit
 from pipeline.stages.intake import Intake, Made
-from pipeline.stages.letter_index import LetterIndex
+from pipeline.stages.letter_index import Bounds, LetterIndex
 from pipeline.stages.letters import Ledger, LetterReader
 from pipeline.stages.outbox import Outbox
+from pipeline.stages.outgoing import Addressing
 from pipeline.stages.produce import Produce
 from pipeline.stages.purge import Purge
 from pipeline.stages.redrive import Redrive, ledger
@@ -335,6 +339,7 @@ def forward(
             clock=time.monotonic,
             now_ms=lambda: time.time_ns() // 1_000_000,
             jitter=random.random,
+            window=lambda topic: timestamps_of(cluster(settings), topic),
             keep_order=settings.retry.keep_order,
             only=settings.forward.only,
             batch=settings.forward.batch,
@@ -370,12 +375,14 @@ def letter_index(settings: Settings) -> Iterator[LetterIndex]:
     """The list of the dead-letter topic's letters, empty until it is refreshed; the topic may come later."""
     topic = settings.kafka.dead_letter_topic
 
-    def bounds(name: str) -> dict[int, tuple[int, int]]:
+    def bounds(name: str) -> Bounds:
         asked = cluster(settings)
-        if asked.partitions(name) is None:
-            return {}
+        life = asked.topic_ids([name]).get(name)
+        if life is None:
+            return Bounds({})
         ends = asked.end_offsets(name)
-        return {each: (first, ends[each]) for each, first in asked.beginning_offsets(name).items() if each in ends}
+        firsts = asked.beginning_offsets(name)
+        return Bounds({each: (first, ends[each]) for each, first in firsts.items() if each in ends}, life)
 
     with registry(settings) as writers:
         yield LetterIndex(
@@ -415,14 +422,24 @@ def contracts(settings: Settings) -> dict[str, Any]:
 def redrive(
     settings: Settings,
     *,
+    selection: Selection = Selection(),  # noqa: B008  # frozen
     to_source: bool = False,
+    allow_topic: str | None = None,
     patch: str | None = None,
     max_redrives: int = 3,
     batch: int = 100,
     rate: float | None = None,
 ) -> Iterator[Redrive]:
-    """The redrive stage for the letters that are there now. Other redrives of the topic go on until it takes over."""
+    """The redrive stage for the letters that are there now. Other redrives of the topic go on until it takes over.
+
+    Letters go to the settings' topic and groups, to a group that `selection` names, and to `allow_topic` where `selection`
+    names that as the source.
+    """
     topic, asked = settings.kafka.dead_letter_topic, cluster(settings)
+    own = [settings.kafka.consumer_group, settings.forward.group, *([selection.group] if selection.group else [])]
+    allowed = destinations(topic, [settings.kafka.topic], own)
+    if allow_topic is not None:
+        allowed = allowing(allowed, allow_topic, selection.source)
     config.check(settings.kafka)
     _require_topics(settings, topic)
     with registry(settings) as writers, ExitStack() as open_clients:
@@ -435,20 +452,25 @@ def redrive(
             producer = TransactionalProducer(config.producer(settings.kafka), topic + GROUP, timeout_s=GIVE_UP_AFTER_S)
             return open_clients.enter_context(closing(producer))
 
-        names = {where.topic for where in asked.everywhere()}
+        addressing = Addressing(
+            topic=topic,
+            cluster=redrive_targets(asked, settings.retry.delays),
+            destinations=allowed,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            to_source=to_source,
+            patch=None if patch is None else _patch(settings, patch, writers),
+            max_redrives=max_redrives,
+        )
         yield Redrive(
             topic=topic,
-            retry_topic=None if to_source else lambda source, group: first_tier(source, group, names),
             ends=ends,
             reader=_letter_reader(settings, ends, writers),
-            partitions=asked.partitions,
+            addressing=addressing,
             take_over=take_over,
             group=group.metadata,
             clock=time.monotonic,
             sleep=time.sleep,
             say=telemetry.say,
-            patch=None if patch is None else _patch(settings, patch, writers),
-            max_redrives=max_redrives,
             batch=batch,
             rate=rate,
         )
@@ -476,7 +498,10 @@ def _letter_reader(settings: Settings, ends: dict[int, int], writers: Registry) 
         marked = topic + REDRIVEN
         if asked.partitions(marked) is None:
             return {}
-        return ledger(read_all(config.consumer(settings.kafka), marked, asked.end_offsets(marked)))
+        lying = read_all(config.consumer(settings.kafka), marked, asked.end_offsets(marked))
+        return ledger(
+            lying, lambda others: _log.warning("%s: passed over %d records that are no marks", marked, others)
+        )
 
     return LetterReader(
         records=partial(read_all, config.consumer(settings.kafka), topic, ends),

@@ -28,7 +28,7 @@ CLIENT_STREAMS_MAX = 50
 ROWS_MAX = 200
 IDS_MAX = 10_000
 # Of what a letter says of itself in a list; of a text, of the bytes and of the decoded value of one letter in full.
-CELL_CHARACTERS_MAX = 256
+CELL_CHARACTERS_MAX = 340  # a long key's beginning and digest, by which it can be chosen
 TEXT_CHARACTERS_MAX = 16_384
 VALUE_CHARACTERS_MAX = 262_144
 HEADERS_MAX = 200
@@ -60,6 +60,9 @@ class _Chosen(BaseModel):
     source: str | None = None
     since: str | None = None
     until: str | None = None
+    group: str | None = None
+    error_class: str | None = None
+    error_contains: str | None = None
 
 
 class _Asked(BaseModel):

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import wiring
 from pipeline.core.redrive import LetterId, Selection
+from pipeline.core.spelling import clipped
 from pipeline.errors import Refused, Unavailable
 from pipeline.settings import Settings
 from pipeline.stages.redrive import Redrive
@@ -33,11 +34,16 @@ class Redriving:
         """What would become of the selection's letters, counted, and of the first ones by name. Nothing is written."""
         outcomes: Counter[str] = Counter()
         rows: list[dict[str, Any]] = []
-        with wiring.redrive(self._settings) as stage:
-            for letter, outcome, why in stage.preview(stage.plan(selection)):
-                outcomes[outcome] += 1
+        with wiring.redrive(self._settings, selection=selection) as stage:
+            for it in stage.preview(stage.plan(selection)):
+                if self._stopping():
+                    break
+                outcomes[it.outcome] += 1
                 if len(rows) < ROWS_MAX:
-                    rows.append({"id": str(letter.id), "key": letter.key, "outcome": outcome, "why": why})
+                    key = None if it.letter.key is None else clipped(it.letter.key)
+                    rows.append(
+                        {"id": str(it.letter.id), "key": key, "outcome": it.outcome, "to": it.to, "why": it.why}
+                    )
         return {"selected": outcomes.total(), "outcomes": dict(outcomes.most_common()), "rows": rows}
 
     def run(self, selection: Selection, expected: int) -> dict[str, Any]:
@@ -49,7 +55,7 @@ class Redriving:
         if not self._one.acquire(blocking=False):
             raise Refused("Another redrive runs. Nothing was redriven.")
         try:
-            with wiring.redrive(self._settings) as self._stage:
+            with wiring.redrive(self._settings, selection=selection) as self._stage:
                 plan = self._stage.plan(selection)
                 if len(plan.chosen) != expected:
                     raise Refused(

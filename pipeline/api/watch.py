@@ -208,10 +208,10 @@ class Watch:
 
 
 def _most(stats: Mapping[str, Any]) -> dict[str, Any]:
-    """The most frequent reasons and sources, and how many letters have others."""
+    """The most frequent reasons, sources and groups, and how many letters have others."""
     said = dict(stats)
-    for name in ("by_reason", "by_source"):
-        counts = sorted(stats[name].items(), key=lambda each: each[1], reverse=True)
+    for name in ("by_reason", "by_source", "by_group"):
+        counts = sorted(stats.get(name, {}).items(), key=lambda each: each[1], reverse=True)
         said[name] = {}
         for kind, count in counts[:KINDS_MAX]:
             kept = kind[:KIND_CHARACTERS_MAX]

@@ -7,10 +7,12 @@ text. Connect keeps the original's timestamp, so when it failed is not known: th
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipeline.core.dead_letter import CONNECT_PREFIX
+from pipeline.core.dead_letter import CONNECT_HEADERS, CONNECT_PREFIX
 from pipeline.core.record import Record
+from pipeline.core.topic_file import is_topic_name
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DIGITS_MAX = 19
 
 
 def connect_envelope(record: Record) -> dict[str, Any] | None:
@@ -27,15 +29,13 @@ def connect_envelope(record: Record) -> dict[str, Any] | None:
     ours = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in record.headers}
     where = [told.get(name, "") for name in ("topic", "partition", "offset")]
     same = [ours.get(f"source-{name}") for name in ("topic", "partition", "offset")]
-    if not where[0] or not _number(where[1]) or not _number(where[2]) or same == where:
+    if not is_topic_name(where[0]) or not _number(where[1], 31) or not _number(where[2], 63) or same == where:
         return None
     failed_at = None if record.timestamp_ms is None else _time(record.timestamp_ms)
     return {
         "key": record.key,
         "value": record.value,
-        "headers": [
-            {"name": name, "value": value} for name, value in record.headers if not name.startswith(CONNECT_PREFIX)
-        ],
+        "headers": [{"name": name, "value": value} for name, value in record.headers if name not in CONNECT_HEADERS],
         "source_topic": where[0],
         "source_partition": int(where[1]),
         "source_offset": int(where[2]),
@@ -53,8 +53,9 @@ def connect_envelope(record: Record) -> dict[str, Any] | None:
     }
 
 
-def _number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+def _number(text: str, bits: int) -> bool:
+    """Whether it is one that a partition or an offset can be. Its length first: Python takes no number of any length."""
+    return len(text) <= _DIGITS_MAX and text.isascii() and text.isdigit() and int(text) < 2**bits
 
 
 def _time(milliseconds: int) -> datetime | None:

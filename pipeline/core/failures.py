@@ -5,7 +5,7 @@ error stops the worker: none is ever taken for another (promise P5). And a type 
 own cases by raising `Reject` or `Retry`, not by wording.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.errors import (
@@ -91,6 +91,20 @@ def exhausted(last: Failure, attempts: int) -> Failure:
     """A transient failure that was tried often enough: its last error, under its own reason."""
     message = f"failed {attempts} times, at last: {last.message}"
     return Failure(FailureKind.RETRIES_EXHAUSTED, last.error_class, message[:ERROR_CHARACTERS_MAX], last.traceback)
+
+
+def unparkable(last: Failure | None, topic: str) -> Failure:
+    """A record that a retry topic refuses for its size: it cannot be tried again later. None: it only followed another."""
+    if last is None:
+        last = Failure(FailureKind.TRANSIENT, "TooLarge", "an earlier record of its key waits there")
+    message = f"it does not fit into {topic}, so it is not tried again: {last.message}"
+    return replace(last, kind=FailureKind.RETRIES_EXHAUSTED, message=message[:ERROR_CHARACTERS_MAX])
+
+
+def unfit(error: Exception, topic: str) -> Failure:
+    """What a transform made of a record is refused by its topic for its size."""
+    message = f"what the transform made of it does not fit into {topic}: {error}"
+    return Failure(FailureKind.REJECTED, "TooLarge", message[:ERROR_CHARACTERS_MAX])
 
 
 def crash_loop(deaths: int) -> Failure:

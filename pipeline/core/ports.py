@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.log_position import Bounds
 from pipeline.core.record import Headers, Record, TopicPartition
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, TooLarge
 
 
 class Delivery(NamedTuple):
@@ -120,7 +120,8 @@ class Log(Protocol):
 class InTransaction(Protocol):
     """What can be done inside a transaction: it is seen with the rest of it, or not at all.
 
-    `on_offset` is told where a record lies, at the latest while the transaction is committed.
+    `on_offset` is told where a record lies, `on_refused` that it is too large; both at the latest while the transaction is
+    committed.
     """
 
     def publish(
@@ -133,6 +134,7 @@ class InTransaction(Protocol):
         partition: int | None = None,
         timestamp_ms: int | None = None,
         on_offset: Callable[[int], None] | None = None,
+        on_refused: Callable[[TooLarge], None] | None = None,
     ) -> None: ...
 
     def send_offsets(

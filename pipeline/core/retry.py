@@ -6,13 +6,20 @@ are replaced at every hop, never added to.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.core.failures import Failure
 from pipeline.core.record import Headers, Record
 
 PREFIX = "retry-"
+# These and no others: any other name is the record's own, also one that begins alike.
+HEADERS = frozenset(
+    PREFIX + name
+    for name in (
+        "topic", "partition", "offset", "timestamp", "attempts", "first-failed-at", "due-at", "reason", "error-class", "error",
+    )
+)  # fmt: skip
 ERROR_CHARACTERS_MAX = 256
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _NUMBER = re.compile(rb"-?\d{1,19}")
@@ -106,12 +113,12 @@ class Journey:
 
 def own_headers(headers: Iterable[tuple[str, bytes | None]]) -> Headers:
     """A record's headers without those of its retries."""
-    return tuple(each for each in headers if not each[0].startswith(PREFIX))
+    return tuple(each for each in headers if each[0] not in HEADERS)
 
 
 def journey(record: Record) -> Journey:
     """What a record of a retry topic carries; what is missing or malformed there is as if it came from here, just now."""
-    told = {name.removeprefix(PREFIX): value for name, value in record.headers if name.startswith(PREFIX)}
+    told = {name.removeprefix(PREFIX): value for name, value in record.headers if name in HEADERS}
 
     def number(name: str, bits: int = 63) -> int | None:
         value = told.get(name) or b""
@@ -124,6 +131,17 @@ def journey(record: Record) -> Journey:
     if topic is None or partition is None or offset is None:
         return Journey(record.topic, record.partition, record.offset, record.timestamp_ms, attempts, first, due or 0)
     return Journey(topic.decode("utf-8", "replace"), partition, offset, number("timestamp"), attempts, first, due or 0)
+
+
+def taken_from_here(its: Journey, record: Record) -> Journey:
+    """The same history, of a record whose place cannot be believed: it counts as first read where it lies."""
+    return replace(
+        its,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp_ms,
+    )
 
 
 def original(record: Record, its: Journey) -> Record:
@@ -174,3 +192,50 @@ def retry_topics(source: str, group: str, topics: Iterable[str]) -> dict[float, 
 def first_tier(source: str, group: str, topics: Iterable[str]) -> str | None:
     """Of these topics the group's retry topic with the shortest delay; None when it has none."""
     return next(iter(retry_topics(source, group, topics).values()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known of a group: the topics that exist, those that its members are assigned now, and those in which it has
+    committed offsets; `delays` are the tiers of the settings, in seconds.
+    """
+
+    existing: Collection[str]
+    assigned: Collection[str]
+    committed: Collection[str]
+    delays: Sequence[float]
+
+
+class NotRead(str):
+    """Why no retry topic of a group is known to be read."""
+
+    __slots__ = ()
+
+
+def tier_that_is_read(source: str, group: str, it: Reading) -> str | NotRead:
+    """The retry topic with the shortest delay that the group reads now.
+
+    What its members are assigned decides. A group without members will read what the settings say: they are believed where
+    the group has been in each of these topics, for then a worker with exactly these tiers has run. A retry topic that is
+    there proves nothing: one of an earlier setting stays, and nobody reads it.
+    """
+    if source in it.assigned:
+        found = first_tier(source, group, it.assigned)
+        return found or NotRead(
+            f"the group {group} runs without retry topics for {source}; --to-source sends it to all groups"
+        )
+    if first_tier(source, group, it.existing) is None:
+        return NotRead(f"the group {group} has no retry topic for {source}; --to-source sends it to all groups")
+    names = [topic_name(source, group, delay) for delay in it.delays]
+    if not names:
+        return NotRead(
+            f"the group {group} has retry topics for {source}, but retry.tiers=none: nobody reads them. Set retry.tiers as "
+            "its workers have it, or --to-source sends it to all groups"
+        )
+    unread = [name for name in names if name not in it.existing or name not in it.committed]
+    if unread:
+        return NotRead(
+            f"no member of the group {group} is there, and none has ever read {unread[0]}. Set retry.tiers as its workers have "
+            "it, or start a worker first"
+        )
+    return names[0]

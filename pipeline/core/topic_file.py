@@ -43,6 +43,11 @@ class Declared:
         return ".".join(part for part in parts if part != "dlq") if "dlq" in parts else None
 
 
+def is_topic_name(name: str) -> bool:
+    """Whether a topic can have this name: Kafka's own rule (`org.apache.kafka.common.internals.Topic`)."""
+    return _NAME.fullmatch(name) is not None and name not in {".", ".."}
+
+
 def parse(text: str, where: str) -> tuple[Declared, ...]:
     """The topics that a declaration lists, in its order, each checked by itself and against the others.
 
@@ -124,7 +129,7 @@ def _declared(table: Mapping[str, Any], where: str) -> Declared:
 
 
 def _check_name(name: str, where: str) -> None:
-    if not _NAME.fullmatch(name) or name in {".", ".."}:
+    if not is_topic_name(name):
         raise TopicRefused(
             f"{where}: {name!r} is not a topic name: "
             "1 to 249 letters (a-z, A-Z), digits, '.', '_' and '-', and not '.' or '..' alone"

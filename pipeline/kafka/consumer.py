@@ -38,6 +38,14 @@ _JOIN_AGAIN_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+def _reading(message: Message) -> str:
+    """What was read when it failed, as far as the client says where."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    if topic is None or partition is None or partition < 0:
+        return "reading"
+    return f"reading {topic} [{partition}]" + ("" if offset is None or offset < 0 else f" @ {offset}")
+
+
 class GroupConsumer:
     """Implements `pipeline.core.ports.Source` on the client's `Consumer`; `properties` are `kafka.config.consumer`'s.
 
@@ -126,17 +134,17 @@ class GroupConsumer:
             if KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str() not in error.str():
                 raise _fatal_failure(error)
             self._wait_for_the_name()
-        elif isinstance(problem := self._translated(error, message.topic()), Unavailable):
+        elif isinstance(problem := self._translated(error, message), Unavailable):
             _log.warning("%s", problem)
         else:
             raise problem
 
-    def _translated(self, error: KafkaError, topic: str | None) -> PipelineError:
+    def _translated(self, error: KafkaError, message: Message) -> PipelineError:
         group, principal = self._properties.get("group.id"), self._properties.get("sasl.username")
-        needs = f"READ on Topic {topic}" if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED else None
+        needs = f"READ on Topic {message.topic()}" if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED else None
         if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             needs = f"READ on Group {group}"
-        return translate(error, f"reading {topic}" if topic else "reading", needs=needs, principal=principal)
+        return translate(error, _reading(message), needs=needs, principal=principal)
 
     def _wait_for_the_name(self) -> None:
         """KIP-848 refuses whoever comes second with an instance name: who was killed has it until its session ends.

@@ -50,6 +50,15 @@ DENIED = {
     "TOPIC_AUTHORIZATION_FAILED": "READ, WRITE or DESCRIBE on the topic, as it was used here,",
     "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "WRITE and DESCRIBE on the transactional id",
 }
+# Refused for good, for this one record: another one of the topic may well be taken.
+TOO_LARGE = frozenset({"INVALID_MSG_SIZE", "MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"})
+BAD_TIMESTAMP = frozenset({"INVALID_TIMESTAMP"})
+_WAYS_OUT = {
+    "_BAD_COMPRESSION": ". The batch that lies there cannot be decompressed, so nothing behind it is read: it is damaged, or was "
+    "made to be very large. To go on behind it, stop the group's members and move the group: python -m pipeline.groups reset "
+    "GROUP --topic TOPIC --partition N --to OFFSET, with an offset behind the batch. A topic with "
+    "compression.type=uncompressed, as schemas/topics.toml declares it, takes no such batch",
+}
 TOPIC_ABSENT = frozenset({"_UNKNOWN_TOPIC", "UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC_OR_PART"})
 
 
@@ -97,4 +106,4 @@ def translate(
         )
     if code in TOPIC_ABSENT:
         return TopicRefused(f"{doing}: the topic is not there ({said}). make topics creates the declared ones")
-    return PipelineError(f"{doing}: {code}: {said}")
+    return PipelineError(f"{doing}: {code}: {said}{_WAYS_OUT.get(code, '')}")

@@ -10,8 +10,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.core.ports import Delivery
 from pipeline.core.record import Headers
-from pipeline.errors import BrokerUnavailable, DeliveryFailed, PipelineError
-from pipeline.kafka.errors import OUTAGE, TOPIC_ABSENT
+from pipeline.errors import BrokerUnavailable, DeliveryFailed, PipelineError, TimestampRefused, TooLarge
+from pipeline.kafka.errors import BAD_TIMESTAMP, OUTAGE, TOO_LARGE, TOPIC_ABSENT
 from pipeline.kafka.log import librdkafka_logger
 
 _FULL_QUEUE_WAIT_S = 0.1
@@ -139,9 +139,17 @@ _delivery: Callable[[tuple[Any, ...]], Delivery] = partial(tuple.__new__, Delive
 
 
 def failure(error: KafkaError, topic: str) -> PipelineError:
-    """Say what a delivery error means: outcome unknown (`BrokerUnavailable`) or refused for good (`DeliveryFailed`)."""
+    """Say what a delivery error means: outcome unknown (`BrokerUnavailable`) or refused for good (`DeliveryFailed`).
+
+    `TooLarge` and `TimestampRefused` are refusals of this one record.
+    """
     # In flight or in the queue when time ran out: librdkafka cannot tell whether the broker wrote it. The same where we
     # stopped waiting: what lies in the queue may have been sent before, and be there to be sent again.
     if error.name() in OUTAGE | _PURGED or error.retriable():
         return BrokerUnavailable(f"no acknowledgement from {topic} in time ({error.name()}): it may be there, once")
-    return DeliveryFailed(f"{topic} refused it for good: {error.str()} ({error.name()})")
+    said = f"{topic} refused it for good: {error.str()} ({error.name()})"
+    if error.name() in TOO_LARGE:
+        return TooLarge(said)
+    if error.name() in BAD_TIMESTAMP:
+        return TimestampRefused(said, topic)
+    return DeliveryFailed(said)

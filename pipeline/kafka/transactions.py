@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.record import Headers, TopicPartition
-from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError, ProducerFenced, SettingsRefused
+from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError, ProducerFenced, SettingsRefused, TooLarge
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
 from pipeline.kafka.producer import ANY_PARTITION, failure
@@ -77,6 +77,7 @@ class TransactionalProducer:
             ) from None
         self._refused: PipelineError | None = None
         self._failed = False  # the transaction that is open: it can only be aborted
+        self._aborted = False  # by the commit that failed
         self._handed = 0
         self._stuck = False
         self.usable = True
@@ -98,6 +99,7 @@ class TransactionalProducer:
         assert self.usable, "a producer that is not usable any more"
         self._refused = None
         self._failed = False
+        self._aborted = False
         self._watch.broken = False
         self._retried(self._producer.begin_transaction, "beginning a transaction")
 
@@ -114,7 +116,7 @@ class TransactionalProducer:
             self._retried(self._producer.commit_transaction, "committing a transaction")
         except PipelineError as error:
             if self._failed:
-                self.abort()
+                self._aborted = self.abort()
                 raise self._refused or error from error
             # Nobody knows what became of it: the next holder of the id does.
             self.usable = False
@@ -123,8 +125,8 @@ class TransactionalProducer:
 
     def abort(self) -> bool:
         """Whether the broker confirmed it; otherwise the next holder of the id aborts it, or its time-out does."""
-        if not self.usable:
-            return False
+        if not self.usable or self._aborted:
+            return self._aborted
         try:
             self._retried(self._producer.abort_transaction, "aborting a transaction")
         except PipelineError:
@@ -143,13 +145,15 @@ class TransactionalProducer:
         partition: int | None = None,
         timestamp_ms: int | None = None,
         on_offset: Callable[[int], None] | None = None,
+        on_refused: Callable[[TooLarge], None] | None = None,
     ) -> None:
         """Hand one record over, inside a transaction. The broker's refusal comes out of the commit.
 
-        `on_offset` is told where it lies, at the latest while committing. Without a timestamp the record gets the present
-        one; so does the year 1970's first millisecond, which means that to the client.
+        `on_offset` is told where it lies, `on_refused` that it is too large, at the latest while committing. Without a timestamp
+        the record gets the present one; so does the year 1970's first millisecond, which means that to the client.
         """
-        report = self._report if on_offset is None else partial(self._report_offset, on_offset)
+        plain = on_offset is None and on_refused is None
+        report = self._report if plain else partial(self._report_told, on_offset, on_refused)
         where = ANY_PARTITION if partition is None else partition
         named: list[Any] | None = list(headers) if headers else None
         while True:
@@ -164,7 +168,10 @@ class TransactionalProducer:
                     raise self._fatal(problem) from error
                 if problem.name() == "_STATE":
                     raise self._failed_already(topic) from error
-                raise failure(problem, topic) from error
+                refused = failure(problem, topic)
+                if on_refused is not None and isinstance(refused, TooLarge):
+                    on_refused(refused)
+                raise refused from error
             else:
                 self._handed += 1
                 if self._handed % _SERVE_EVERY == 0:
@@ -182,11 +189,21 @@ class TransactionalProducer:
         if error is not None and error.name() not in _FOLLOWS and self._refused is None:
             self._refused = failure(error, message.topic() or "a topic")
 
-    def _report_offset(self, on_offset: Callable[[int], None], error: KafkaError | None, message: Message) -> None:
+    def _report_told(
+        self,
+        on_offset: Callable[[int], None] | None,
+        on_refused: Callable[[TooLarge], None] | None,
+        error: KafkaError | None,
+        message: Message,
+    ) -> None:
         self._report(error, message)
         offset = message.offset()
-        if error is None and offset is not None:
+        if error is None and offset is not None and on_offset is not None:
             on_offset(offset)
+        if error is not None and on_refused is not None:
+            refused = failure(error, message.topic() or "a topic")
+            if isinstance(refused, TooLarge):
+                on_refused(refused)
 
     def send_offsets(
         self, offsets: Mapping[TopicPartition, int], group: Any, notes: Mapping[TopicPartition, str] = {}

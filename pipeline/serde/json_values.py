@@ -10,11 +10,10 @@ import struct
 from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Context, Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
 from pipeline.core.branches import Branch, branch_of
-from pipeline.errors import InputRefused, Invalid
+from pipeline.errors import Invalid
 from pipeline.serde.avro_schema import Json, Resolved, label
 from pipeline.serde.exact_values import Out, Unfit, Write
 from pipeline.serde.exact_writer import ExactWriter
@@ -24,18 +23,6 @@ _FLOATS = {"float": struct.Struct("<f"), "double": struct.Struct("<d")}
 _is_number = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII).fullmatch
 # Python cuts a fraction of a second after six digits.
 _too_fine = re.compile(r"[.,]\d{6}\d*[1-9]", re.ASCII).search
-
-
-def read_patch(given: str) -> dict[str, Any]:
-    """A JSON object, given as such or as the name of a file; numbers stay exact. `InputRefused` for anything else."""
-    try:
-        text = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
-        patch = json.loads(text, parse_float=Decimal)
-    except (OSError, ValueError) as error:
-        raise InputRefused(f"--patch {given}: no JSON object and no file that holds one: {error}") from error
-    if not isinstance(patch, dict):
-        raise InputRefused(f"--patch {given}: a merge patch for a record is a JSON object")
-    return patch
 
 
 class JsonValues:

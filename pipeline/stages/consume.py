@@ -18,11 +18,11 @@ from operator import attrgetter
 from typing import Any
 
 from pipeline.core.dead_letter import Letter, Worker
-from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, crash_loop, exhausted
+from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, crash_loop, exhausted, unparkable
 from pipeline.core.ordering import Lanes
 from pipeline.core.ports import Decoder, Listener, Log, Source
 from pipeline.core.record import Record, TopicPartition, offset_of, place_of, value_of
-from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
+from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, original
 from pipeline.core.visible import sentence
 from pipeline.errors import (
     DeliveryFailed,
@@ -33,6 +33,7 @@ from pipeline.errors import (
     RecordError,
     Retry,
     SchemaPending,
+    TooLarge,
     Unavailable,
 )
 from pipeline.serde.wire import schema_id_or_none
@@ -46,6 +47,7 @@ from pipeline.stages.handlers import Handler
 from pipeline.stages.other_events import OtherEvents
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.partitions import Partitions, Shard, Stream
+from pipeline.stages.places import Places
 from pipeline.stages.room import FULL_PATIENCE_S, Room
 from pipeline.stages.tracebacks import traceback_of
 from pipeline.stages.work import Run, Straight, Work
@@ -142,6 +144,8 @@ class Consume:
         self._lanes: Lanes[Work] = Lanes()
         self._straight = Straight(self._work_of)
         self._in_hand: Run | None = None
+        self._places = Places(topics[0], log)
+        self._let_in_at = 0.0
         self._partitions = Partitions(topics, log, clock, together=keep_order, owner=life, until=self._until)
         # While every hand has a list, one more gets ready.
         self._room = Room((crew.room + 1) * crew.list_max, self._partitions, clock)
@@ -369,13 +373,22 @@ class Consume:
 
     def _let_due_in(self) -> None:
         """Retry topics: the first record decides when its partition goes on; delays are equal, so it is the next due."""
+        if self._let_in_at and self._clock() < self._let_in_at:
+            return
+        try:
+            self._let_in()
+        except Unavailable as outage:
+            # Nobody says how far the source goes, and so where these records can come from.
+            self._let_in_at = self._clock() + self._broker_outage.delay(outage)
+
+    def _let_in(self) -> None:
         for stream in self._partitions.open.values():
             if not stream.waiting:
                 continue
             now = self._clock()
             while stream.waiting:
                 record = stream.waiting[0]
-                its = journey(record)
+                its = self._places.journey(record)
                 if stream.due is None:
                     # By the wall clocks of two machines, but never longer than the tier's own delay.
                     left = max(0.0, (its.due_ms - self._now_ms()) / 1000)
@@ -573,6 +586,8 @@ class Consume:
             return _Next.WAIT
         work.here += 1
         now = self._clock()
+        if work.first_failed_ms is None:
+            work.first_failed_ms = self._now_ms()
         after_s = error.after if isinstance(error, Retry) else None
         decision = self._policy.decide(work.stream.tier, work.attempts, self._jitter(), after_s)
         if isinstance(decision, InPlace):
@@ -608,7 +623,7 @@ class Consume:
 
         They need not where the failure is the data's: after a crash in between it would be given up again.
         """
-        first = work.its.first_failed_ms if work.its else None
+        first = (work.its.first_failed_ms if work.its else None) or work.first_failed_ms
         schema_id = schema_id_or_none(work.record.value)
         letter = Letter(work.record, failure, self._worker, self._now_ms(), schema_id, first)
         work.away = keep_lane
@@ -628,6 +643,8 @@ class Consume:
         """Send it to a retry topic; without a failure it only follows an earlier record of its key."""
         record, now_ms = work.record, self._now_ms()
         its = work.its or Journey(record.topic, record.partition, record.offset, record.timestamp_ms)
+        if its.first_failed_ms is None:
+            its = replace(its, first_failed_ms=work.first_failed_ms)
         due_ms = now_ms + int(self._policy.tiers[tier - 1] * 1000) if failure is not None else now_ms
         travelled = failed(its, failure, now_ms, due_ms, work.attempts)
         partition = work.stream.where.partition
@@ -642,9 +659,16 @@ class Consume:
             self.totals.parked += 1
             self._settle(work, failure or _BEHIND)
 
+        def too_large(_: TooLarge) -> bool:
+            self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
+            self._give_up(work, unparkable(failure, self._topics[tier]), keep_lane=True)
+            return True
+
         work.away = True
         headers = travelled.headers(record.headers)
-        self._outbox.park(self._topics[tier], partition, record.key, record.value, headers, acknowledged, work.alive)
+        self._outbox.park(
+            self._topics[tier], partition, record.key, record.value, headers, acknowledged, work.alive, too_large
+        )
 
     def _settle_run(self, run: Run) -> None:
         """All of it was handled."""

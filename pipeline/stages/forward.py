@@ -16,10 +16,11 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from pipeline.core.dead_letter import Letter, Worker
-from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, exhausted
+from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, exhausted, unparkable
 from pipeline.core.ports import Decoder, Encoder, InTransaction, Listener, Log, Source
 from pipeline.core.record import Keyed, Record, TopicPartition, place_of, value_of
 from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
+from pipeline.core.timestamps import Window
 from pipeline.core.visible import sentence
 from pipeline.errors import (
     HandlerFailed,
@@ -27,14 +28,19 @@ from pipeline.errors import (
     PipelineError,
     ProducerFenced,
     Retry,
+    TimestampRefused,
+    TooLarge,
     Unavailable,
 )
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.ages import ages
 from pipeline.stages.back_off import BackOff
 from pipeline.stages.failure_log import FailureLog
+from pipeline.stages.misfits import LARGE_BYTES, Misfits
 from pipeline.stages.other_events import OtherEvents
 from pipeline.stages.partitions import Partitions, Stream
+from pipeline.stages.places import Places
+from pipeline.stages.stamps import Stamps
 from pipeline.stages.tracebacks import traceback_of
 
 POLL_RECORDS_MAX = 2_000
@@ -120,6 +126,7 @@ class Forward:
         clock: Callable[[], float],
         now_ms: Callable[[], int],
         jitter: Callable[[], float],
+        window: Callable[[str], Window] = lambda _: Window(),
         keep_order: bool = True,
         only: bool = False,
         batch: int = 10_000,
@@ -149,8 +156,12 @@ class Forward:
         self._until = None if until is None else dict(until)
         self._settle_all = settle
         self._pause_at = pause_at
+        self._places = Places(topics[0], log)
         self._partitions = Partitions(topics, log, clock, together=keep_order, until=self._until)
         self._tries: dict[tuple[TopicPartition, int], int] = {}
+        self._first_failed: dict[tuple[TopicPartition, int], int] = {}
+        self._stamps = Stamps(window, now_ms)
+        self._misfits = Misfits()
         self._producer: Transactions | None = None
         self._begun_at: float | None = None
         self._moved: set[TopicPartition] = set()
@@ -232,6 +243,18 @@ class Forward:
         except Unavailable as outage:
             self._not_before = self._open_at = self._clock() + self._outage.delay(outage)
             self._abort()
+        except TooLarge as error:
+            if not self._misfits.learned():
+                raise
+            _log.warning(
+                "%s It is given up, or its dead letter goes without its value; the others are forwarded.", error
+            )
+            self._abort()
+        except TimestampRefused as error:
+            if not self._stamps.refuses(error.topic):
+                raise
+            _log.warning("%s From now on %s gets the present time.", error, error.topic)
+            self._abort()
         except MembershipLost as error:
             _log.warning("%s Another member forwards these records.", sentence(str(error)))
             self._abort()
@@ -290,6 +313,7 @@ class Forward:
 
     def _work(self) -> None:
         """Forward what waits and is due; each partition in its order."""
+        self._stamps.moved_on()
         for stream in list(self._partitions.open.values()):
             waiting = stream.waiting
             # Those of a retry topic wait for their time, one by one.
@@ -336,7 +360,7 @@ class Forward:
         """
         record, its = read, None
         if stream.tier:
-            its = journey(read)
+            its = self._places.journey(read)
             record = original(read, its)
         if self._tries and (tries := self._tries.get((stream.where, read.offset), 0)):
             record = record._replace(attempt=record.attempt + tries)
@@ -349,10 +373,21 @@ class Forward:
         except Exception as error:  # noqa: BLE001  # its class decides
             self._failed(stream, read, record, its, error)
             return
+        if self._misfits and (misfit := self._misfits.outputs.get((stream.where, read.offset))):
+            self.failures[misfit.kind] += 1
+            self._give_up(stream, read, record, its, misfit)
+            return
         publish = self._begun().publish
         self._pause_at("publish")
+        written = record.timestamp_ms
         for topic, key, value in outputs:
-            publish(topic, key, value, headers=record.headers, timestamp_ms=record.timestamp_ms)
+            first, last = self._stamps.span(topic)
+            if len(value) <= LARGE_BYTES and (written is None or first <= written <= last):
+                publish(topic, key, value, headers=record.headers, timestamp_ms=written)
+            else:
+                stamp, headers = self._stamps.fitting(topic, written, record.headers)
+                refused = self._misfits.output((stream.where, read.offset), topic)
+                publish(topic, key, value, headers=headers, timestamp_ms=stamp, on_refused=refused)
         self._in_transaction.forwarded += len(outputs)
         self._settled(stream, read)
 
@@ -396,6 +431,7 @@ class Forward:
         tries = self._tries.get((stream.where, read.offset), 0) + 1
         attempts = tries + (its.attempts if its else 0)
         now = self._clock()
+        self._first_failed.setdefault((stream.where, read.offset), self._now_ms())
         after_s = error.after if isinstance(error, Retry) else None
         decision = self._policy.decide(stream.tier, attempts, self._jitter(), after_s)
         if isinstance(decision, InPlace):
@@ -415,7 +451,8 @@ class Forward:
 
     def _give_up(self, stream: Stream, read: Record, record: Record, its: Journey | None, failure: Failure) -> None:
         attempts = self._tries.get((stream.where, read.offset), 0) + (its.attempts if its else 0) + 1
-        first = its.first_failed_ms if its else None
+        place = (stream.where, read.offset)
+        first = (its.first_failed_ms if its else None) or self._first_failed.get(place)
         letter = Letter(
             record._replace(attempt=attempts),
             failure,
@@ -424,12 +461,14 @@ class Forward:
             schema_id_or_none(record.value),
             first,
         )
+        letter, refused = self._misfits.letter(place, letter)
         self._begun().publish(
             self._dead_letters,
-            record.key,
+            letter.record.key,
             self._envelope.encode(letter.envelope()),
             headers=letter.headers(),
             partition=record.partition,
+            on_refused=refused,
         )
         self._in_transaction.dead_lettered += 1
         self._dead.append((letter.record, failure, stream.tier))
@@ -438,12 +477,19 @@ class Forward:
     def _park(
         self, stream: Stream, read: Record, record: Record, its: Journey | None, tier: int, failure: Failure | None
     ) -> None:
+        read_at = (stream.where, read.offset)
+        if self._misfits and read_at in self._misfits.parks:
+            self.failures[FailureKind.RETRIES_EXHAUSTED] += 1
+            self._give_up(stream, read, record, its, unparkable(failure, self._topics[tier]))
+            return
         producer = self._begun()
         it = its or Journey(record.topic, record.partition, record.offset, record.timestamp_ms)
         now_ms = self._now_ms()
         due_ms = now_ms + int(self._policy.tiers[tier - 1] * 1000) if failure is not None else now_ms
         tries = self._tries.get((stream.where, read.offset), 0)
         attempts = it.attempts + tries + (failure is not None)
+        if it.first_failed_ms is None:
+            it = replace(it, first_failed_ms=self._first_failed.get(read_at))
         headers = failed(it, failure, now_ms, due_ms, attempts).headers(record.headers)
         fence = stream.shard.fence
         # Known by a number of its own until the broker says where it lies.
@@ -467,12 +513,14 @@ class Forward:
             headers=headers,
             partition=stream.where.partition,
             on_offset=lies,
+            on_refused=self._misfits.park(read_at),
         )
         self._settled(stream, read)
 
     def _settled(self, stream: Stream, read: Record) -> None:
-        if self._tries:
+        if self._tries or self._first_failed:
             self._tries.pop((stream.where, read.offset), None)
+            self._first_failed.pop((stream.where, read.offset), None)
         if stream.tier:
             stream.shard.fence.settle(stream.tier, read.offset)
 
@@ -518,6 +566,7 @@ class Forward:
         self._pause_at("committed")
         self._begun_at = None
         self._moved.clear()
+        self._misfits.committed()
         self._outage.end()
         done, self._in_transaction = self._in_transaction, Totals()
         it = self.totals

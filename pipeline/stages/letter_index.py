@@ -13,14 +13,23 @@ from sys import intern
 from typing import Any
 
 from pipeline.core.record import Record, TopicPartition
-from pipeline.core.redrive import REDRIVEN, LetterId, Selection, letter_id
+from pipeline.core.redrive import REDRIVEN, LetterId, Mark, Selection, letter_id
+from pipeline.core.spelling import clipped
 from pipeline.errors import Refused
 from pipeline.stages.letters import LetterReader, StoredLetter, marked
 from pipeline.stages.redrive import ledger
 
 ERROR_CHARACTERS_MAX = 300
-_KEPT = ("failed_at", "schema_id", "source_topic", "source_partition", "source_offset")
-Bounds = Mapping[int, tuple[int, int]]
+_KEPT = ("failed_at", "schema_id", "source_partition", "source_offset")
+_CLIPPED = ("source_topic", "consumer_group", "error_class")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A topic as it is now: by partition the first offset and the end, and what tells it from one that had its name before."""
+
+    offsets: Mapping[int, tuple[int, int]]
+    life: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +58,8 @@ class Page:
 
 
 class LetterIndex:
-    """The letters of one topic. `bounds` gives the first offset and the end of each partition of a topic, nothing where it
-    is not there; `read` what lies between two offsets. Every method by any thread; of `refresh`, one after the other.
+    """The letters of one topic. `bounds` tells of a topic as it is now, without offsets where it is not there; `read` what
+    lies between two offsets. Every method by any thread; of `refresh`, one after the other.
     """
 
     def __init__(
@@ -69,7 +78,8 @@ class LetterIndex:
         self._refreshing = threading.Lock()
         self._lock = threading.Lock()
         self._next: dict[str, dict[int, int]] = {topic: {}, topic + REDRIVEN: {}}
-        self._marks: dict[LetterId, int | None] = {}
+        self._lives: dict[str, object] = {}
+        self._marks: dict[LetterId, Mark] = {}
         self._rows: dict[LetterId, _Row] = {}
         # Both until something changes.
         self._sorted: list[_Row] | None = None
@@ -84,34 +94,46 @@ class LetterIndex:
             reader = replace(self._reader, records=lambda: self._read(unread), ledger=dict)
             rows = {letter.id: _row(letter) for letter in reader.letters()}
             with self._lock:
+                if self._is_another(self._topic + REDRIVEN, ledger_bounds):
+                    self._marks, self._stats = {}, None
                 self._marks |= marks
-                # What was deleted, also where the topic was made anew: its offsets begin again below what was read.
-                gone = [each for each in self._rows if not self._is_there(each, bounds)]
+                # What was deleted, also where the topic was recreated: its offsets begin again below what was read.
+                another = self._is_another(self._topic, bounds)
+                gone = [each for each in self._rows if another or not self._is_there(each, bounds)]
                 for each in gone:
                     del self._rows[each]
                 self._rows |= rows
                 if rows or gone or marks:
                     self._sorted = self._stats = None
                 for topic, found in ((self._topic + REDRIVEN, ledger_bounds), (self._topic, bounds)):
-                    self._next[topic] = {partition: end for partition, (_, end) in found.items()}
+                    self._next[topic] = {partition: end for partition, (_, end) in found.offsets.items()}
+                    self._lives[topic] = found.life
+
+    def _is_another(self, topic: str, bounds: Bounds) -> bool:
+        """Whether it was deleted and recreated since the last look, or emptied to below what was read of it."""
+        seen = self._next[topic]
+        shrank = any(end < seen.get(partition, 0) for partition, (_, end) in bounds.offsets.items())
+        return shrank or not bounds.offsets or self._lives.get(topic, bounds.life) != bounds.life
 
     def _unread(self, topic: str, bounds: Bounds) -> dict[TopicPartition, tuple[int, int]]:
         unread = {}
-        for partition, (first, end) in bounds.items():
-            seen = self._next[topic].get(partition, 0)
+        another = self._is_another(topic, bounds)
+        for partition, (first, end) in bounds.offsets.items():
+            seen = 0 if another else self._next[topic].get(partition, 0)
             # Letters beyond the newest are not listed, so they need not be read; every mark counts.
             oldest = end - self._limit if topic == self._topic else 0
-            start = max(first, oldest, seen if seen <= end else 0)
+            start = max(first, oldest, seen)
             if start < end:
                 unread[TopicPartition(topic, partition)] = (start, end)
         return unread
 
     def _is_there(self, letter: LetterId, bounds: Bounds) -> bool:
-        first, end = bounds.get(letter.partition, (0, 0))
-        return first <= letter.offset < end and self._next[self._topic].get(letter.partition, 0) <= end
+        first, end = bounds.offsets.get(letter.partition, (0, 0))
+        return first <= letter.offset < end
 
     def page(self, selection: Selection, state: str, offset: int, limit: int) -> Page:
         """Rows of the selection, newest first; `state` is due, redriven or all."""
+        selection = selection.clipped()
         with self._lock:
             rows = self._in_order()
             found = [
@@ -128,7 +150,10 @@ class LetterIndex:
             return sum(row is not None and self._state(row) == "due" for row in rows)
 
     def stats(self) -> dict[str, Any]:
-        """How many letters there are, due and redriven, and those that are due by reason and by source topic."""
+        """How many letters there are, due and redriven, and those that are due by reason, source topic and group.
+
+        The most frequent ones first: whoever writes there may give every letter a reason of its own.
+        """
         with self._lock:
             if self._stats is None:
                 self._stats = self._counted(self._in_order())
@@ -137,7 +162,7 @@ class LetterIndex:
     def show(self, wanted: str) -> dict[str, Any]:
         """One letter in full, as `deadletters show` has it; `Refused` when it is not there."""
         it = letter_id(wanted)
-        first, end = self._bounds(self._topic).get(it.partition, (0, 0))
+        first, end = self._bounds(self._topic).offsets.get(it.partition, (0, 0))
         if not first <= it.offset < end:
             raise Refused(f"There is no letter {wanted}.")
         place = {TopicPartition(self._topic, it.partition): (it.offset, it.offset + 1)}
@@ -160,7 +185,12 @@ class LetterIndex:
             "due": len(due),
             "redriven": len(rows) - len(due),
             "by_reason": dict(Counter(row.reason for row in due).most_common()),
-            "by_source": dict(Counter((row.envelope or {}).get("source_topic", "unknown") for row in due)),
+            "by_source": dict(
+                Counter((row.envelope or {}).get("source_topic", "unknown") for row in due).most_common()
+            ),
+            "by_group": dict(
+                Counter((row.envelope or {}).get("consumer_group", "unknown") for row in due).most_common()
+            ),
         }
 
     def _state(self, row: _Row) -> str:
@@ -173,6 +203,7 @@ class LetterIndex:
             "failed_at": it["failed_at"].isoformat() if it.get("failed_at") else None,
             "reason": row.reason,
             "source": f"{it['source_topic']} [{it['source_partition']}] @ {it['source_offset']}" if it else None,
+            "group": it.get("consumer_group"),
             "key": row.key,
             "error": row.error,
             "state": self._state(row),
@@ -182,7 +213,9 @@ class LetterIndex:
 def _row(letter: StoredLetter) -> _Row:
     it = letter.envelope
     kept = None if it is None else {name: it.get(name) for name in _KEPT}
-    if kept is not None and isinstance(kept["source_topic"], str):
-        kept["source_topic"] = intern(kept["source_topic"])
-    error = str((it or {}).get("error") or letter.error or "")[:ERROR_CHARACTERS_MAX]
-    return _Row(letter.id, letter.record.timestamp_ms, intern(letter.reason), letter.key, error, kept)
+    if it is not None and kept is not None:
+        kept |= {name: intern(clipped(str(it.get(name) or ""))) for name in _CLIPPED}
+        kept["error"] = str(it.get("error") or "")[:ERROR_CHARACTERS_MAX]
+    error = str(kept["error"] if kept else letter.error or "")[:ERROR_CHARACTERS_MAX]
+    key = None if letter.key is None else clipped(letter.key)
+    return _Row(letter.id, letter.record.timestamp_ms, intern(clipped(letter.reason)), key, error, kept)

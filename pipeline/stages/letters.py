@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.connect_letter import connect_envelope
-from pipeline.core.dead_letter import TRACEBACK
+from pipeline.core.dead_letter import LEFT_OUT, TRACEBACK, VALUE_BYTES, VALUE_SHA256
 from pipeline.core.ports import Decoder
 from pipeline.core.record import Record
-from pipeline.core.redrive import LetterId, Selection, letter_id
+from pipeline.core.redrive import LetterId, Mark, Selection, letter_id
+from pipeline.core.spelling import clipped, spelled
 from pipeline.core.visible import visible_json
-from pipeline.errors import InputRefused, RecordError, Refused, Unavailable
+from pipeline.errors import InputRefused, PipelineError, RecordError, Refused
 from pipeline.serde.wire import schema_id_or_none
 
-Ledger = Mapping[LetterId, int | None]
+Ledger = Mapping[LetterId, Mark]
 _EVERYTHING = Selection()
 
 
@@ -54,8 +55,27 @@ class StoredLetter:
 
     @property
     def key(self) -> str | None:
-        """The original key as text."""
-        return None if self.record.key is None else self.record.key.decode("utf-8", "backslashreplace")
+        """The key as `--key` takes it; None where the record has none."""
+        return None if self.record.key is None else spelled(self.record.key)
+
+    @property
+    def group(self) -> str | None:
+        """The group that gave it up."""
+        return str(self.envelope["consumer_group"]) if self.envelope else None
+
+    @property
+    def left_out(self) -> str | None:
+        """What of the original did not fit into the letter, in words; None where all of it is there."""
+        if self.envelope is None:
+            return None
+        told = {name: (value or b"").decode("utf-8", "replace") for name, value in self.record.headers}
+        if LEFT_OUT not in told or VALUE_SHA256 not in told:
+            return None
+        it = self.envelope
+        return (
+            f"its {told[LEFT_OUT][:80]} did not fit into the letter ({told.get(VALUE_BYTES, '?')[:20]} bytes); the original "
+            f"was read at {it['source_topic']} [{it['source_partition']}] @ {it['source_offset']}"
+        )
 
     def row(self) -> dict[str, Any]:
         """One line of the list."""
@@ -65,7 +85,8 @@ class StoredLetter:
             "failed_at": _text(it.get("failed_at")),
             "reason": self.reason,
             "source": f"{it['source_topic']} [{it['source_partition']}] @ {it['source_offset']}" if it else None,
-            "key": self.key,
+            "group": self.group,
+            "key": None if self.key is None else clipped(self.key),
             "error": it.get("error", self.error),
             "state": "redriven" if self.redriven else "due",
         }
@@ -121,7 +142,9 @@ class LetterReader:
             raise Refused(f"There is no letter {wanted}. `deadletters list` names them: partition:offset.")
         it = letter.envelope or {}
         value = it.get("value", letter.record.value)
-        original, problem = self._original(it.get("source_topic"), value)
+        original, problem = None, letter.left_out
+        if problem is None:
+            original, problem = self._original(it.get("source_topic"), value)
         return {
             **letter.row(),
             **{name: _text(it[name]) for name in it if name not in {"key", "value", "headers"}},
@@ -134,8 +157,12 @@ class LetterReader:
         }
 
     def stats(self) -> dict[str, Any]:
-        """How many letters there are, due and redriven, by reason, by source topic and by consumer group."""
-        counts: dict[str, Counter[str]] = {"by_reason": Counter(), "by_source": Counter(), "by_group": Counter()}
+        """How many letters there are, due and redriven, by reason, by source topic and by consumer group.
+
+        `due_by_group` counts those that are due alone: one record that two groups gave up has two letters.
+        """
+        names = ("by_reason", "by_source", "by_group", "due_by_group")
+        counts: dict[str, Counter[str]] = {name: Counter() for name in names}
         failed: list[datetime] = []
         redriven = 0
         for letter in self.letters():
@@ -143,7 +170,8 @@ class LetterReader:
             redriven += letter.redriven
             counts["by_reason"][letter.reason] += 1
             counts["by_source"][it.get("source_topic", "unknown")] += 1
-            counts["by_group"][it.get("consumer_group", "unknown")] += 1
+            counts["by_group"][letter.group or "unknown"] += 1
+            counts["due_by_group"][letter.group or "unknown"] += not letter.redriven
             if it.get("failed_at"):
                 failed.append(it["failed_at"])
         total = counts["by_reason"].total()
@@ -153,27 +181,33 @@ class LetterReader:
             "redriven": redriven,
             "oldest": _text(min(failed, default=None)),
             "newest": _text(max(failed, default=None)),
-            **{name: dict(counter.most_common()) for name, counter in counts.items()},
+            **{name: dict((+counter).most_common()) for name, counter in counts.items()},
         }
 
     def _letter(self, record: Record, redriven: Ledger) -> StoredLetter:
+        """Whatever lies there is one: where nothing can be made of it, an unreadable one, which can be purged at least."""
         done = marked(redriven, LetterId(record.partition, record.offset), record.timestamp_ms)
         try:
             return StoredLetter(record, self.envelope.decode(record.value), redriven=done)
-        except RecordError as error:
-            foreign = connect_envelope(record)
-            if foreign is None:
-                return StoredLetter(record, None, f"no letter of ours, nor of Kafka Connect's: {error}", redriven=done)
-            return StoredLetter(record, foreign | {"schema_id": schema_id_or_none(record.value)}, redriven=done)
+        except PipelineError:
+            raise  # the registry's matter, not this record's
+        except Exception as error:  # noqa: BLE001  # anybody may write there, and one record must not end every command
+            problem = str(error) if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
+        foreign = connect_envelope(record)
+        if foreign is None:
+            return StoredLetter(record, None, f"no letter of ours, nor of Kafka Connect's: {problem}", redriven=done)
+        return StoredLetter(record, foreign | {"schema_id": schema_id_or_none(record.value)}, redriven=done)
 
     def _original(self, topic: str | None, value: bytes | None) -> tuple[dict[str, Any] | None, str | None]:
-        decoder = self.originals(topic) if topic else None
-        if decoder is None:
-            return None, f"there is no schema file for {topic}"
         try:
+            decoder = self.originals(topic) if topic else None
+            if decoder is None:
+                return None, f"there is no schema file for {topic}"
             return {name: _text(content) for name, content in decoder.decode(value).items()}, None
-        except (RecordError, Unavailable) as error:
+        except (RecordError, PipelineError) as error:
             return None, str(error)
+        except Exception as error:  # noqa: BLE001  # the letter is shown all the same
+            return None, f"{type(error).__name__}: {error}"
 
 
 def export_to(name: str, letters: Iterable[StoredLetter]) -> int:
@@ -192,9 +226,10 @@ def export_to(name: str, letters: Iterable[StoredLetter]) -> int:
 def marked(ledger: Ledger, letter: LetterId, timestamp_ms: int | None) -> bool:
     """Whether the ledger says that this letter was redriven.
 
-    A topic that was deleted and made anew gives the same ids to other letters: the timestamp tells them apart.
+    A topic that was deleted and recreated gives the same ids to other letters: the timestamp tells them apart.
     """
-    return letter in ledger and ledger[letter] == timestamp_ms
+    mark = ledger.get(letter)
+    return mark is not None and mark.timestamp_ms == timestamp_ms
 
 
 def _text(value: Any) -> Any:

@@ -12,7 +12,7 @@ from pipeline.core.dead_letter import Letter
 from pipeline.core.ports import Delivery, Encoder, Publisher
 from pipeline.core.record import Headers
 from pipeline.core.visible import sentence
-from pipeline.errors import DeliveryFailed, PipelineError
+from pipeline.errors import DeliveryFailed, PipelineError, TooLarge
 
 SEND_AGAIN_S = 1.0
 _log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ class _Message:
     what: str
     acknowledged: Callable[[int], None]
     wanted: Callable[[], bool]
+    too_large: Callable[[TooLarge], bool]
 
 
 class Outbox:
@@ -57,13 +58,25 @@ class Outbox:
         return len(self._sent) + len(self._again)
 
     def give_up(self, letter: Letter, acknowledged: Callable[[int], None], wanted: Callable[[], bool]) -> None:
-        """Send a letter to the dead-letter topic, under the record's own key and partition."""
+        """Send a letter to the dead-letter topic, under the record's own key and partition.
+
+        One that the topic refuses for its size is sent again without the record's value, then without its headers.
+        """
+
+        def too_large(error: TooLarge) -> bool:
+            smaller = letter.smaller()
+            if smaller is None:
+                return False
+            _log.warning("The dead letter of %s is written without its value: %s", letter.record.where, error)
+            self.give_up(smaller, acknowledged, wanted)
+            return True
+
         # The source's own partition: what shares a key and an order there does so here.
         record = letter.record
         value = self._encoder.encode(letter.envelope())
         what = f"The dead letter of {record.where}"
         topic, headers = self._dead_letter_topic, letter.headers()
-        self._send(_Message(topic, record.key, value, headers, record.partition, what, acknowledged, wanted))
+        self._send(_Message(topic, record.key, value, headers, record.partition, what, acknowledged, wanted, too_large))
 
     def park(
         self,
@@ -74,10 +87,11 @@ class Outbox:
         headers: Headers,
         acknowledged: Callable[[int], None],
         wanted: Callable[[], bool],
+        too_large: Callable[[TooLarge], bool] = lambda _: False,
     ) -> None:
-        """Send a record to a retry topic."""
+        """Send a record to a retry topic. `too_large` is told when the topic refuses it for its size: true if it sees to it."""
         what = f"A record of {topic} [{partition}]"
-        self._send(_Message(topic, key, value, headers, partition, what, acknowledged, wanted))
+        self._send(_Message(topic, key, value, headers, partition, what, acknowledged, wanted, too_large))
 
     def serve(self) -> None:
         """Take in what the broker said, tell of it, and send again what is due.
@@ -103,6 +117,8 @@ class Outbox:
                     self._send(message)
 
     def _failed(self, message: _Message, error: PipelineError) -> None:
+        if isinstance(error, TooLarge) and message.too_large(error):
+            return
         missing = not isinstance(error, DeliveryFailed) and self._publisher.is_missing(message.topic)
         if missing or isinstance(error, DeliveryFailed):
             # The client only says that time ran out: a topic that is gone does not come back by waiting.

@@ -5,22 +5,38 @@ transactional id belongs to the dead-letter topic, so a second redrive fences th
 letter is sent by both. See docs/decisions/0006-redriven-letters-are-kept-in-a-ledger.md.
 """
 
-import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
-from functools import cache
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.ports import Decoder, InTransaction
-from pipeline.core.record import Headers, Record, TopicPartition
-from pipeline.core.redrive import PARKED, REDRIVEN, LetterId, Selection, Watermarks, letter_id, original
-from pipeline.core.retry import Journey
-from pipeline.errors import BrokerUnavailable, Fenced, RecordError, Refused, SchemaUnknown, TopicRefused
-from pipeline.stages.letters import LetterReader, StoredLetter, marked
+from pipeline.core.record import Record, TopicPartition
+from pipeline.core.redrive import (
+    REDRIVEN,
+    LetterId,
+    Mark,
+    Selection,
+    Watermarks,
+    mark_of,
+)
+from pipeline.errors import (
+    BrokerUnavailable,
+    Fenced,
+    RecordError,
+    Refused,
+    SchemaUnknown,
+    TimestampRefused,
+    TooLarge,
+    TopicRefused,
+)
+from pipeline.stages.letters import Ledger, LetterReader, StoredLetter, marked
+from pipeline.stages.outgoing import Addressing, Outgoing
 
 _PAUSE_S_MAX = 0.2
-Patch = Callable[[str, bytes | None], bytes]
+# Letters left for the same reason that are named one by one; the rest is counted.
+_NAMED_MAX = 20
 
 
 class Transactions(InTransaction, Protocol):
@@ -54,30 +70,20 @@ class Plan:
     chosen: frozenset[LetterId] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One letter on its way: what is published where; `partition` None leaves it to the partitioner.
-
-    `source` is the topic that the record was first read from, whose schema it has.
-    """
+class Outlook(NamedTuple):
+    """What would become of a letter: a word to count by, the reason, and the topic it would go to."""
 
     letter: StoredLetter
-    source: str
-    topic: str
-    partition: int | None
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp_ms: int | None
-    parked: bool
+    outcome: str
+    why: str
+    to: str | None
 
 
 class Redrive:
-    """Redrives letters of one topic. `partitions` tells how many a topic has, None where it is not there.
+    """Redrives letters of one topic. `addressing` says what is published of each, and where.
 
     `take_over` gives the transactional producer, once every other redrive of the topic is fenced; `group` the metadata
-    of the group whose offsets move. `patch` makes the new value of a source topic's record. `retry_topic` names the first
-    retry topic of a source topic and a group, where no other group sees the record; without it letters go to the source.
+    of the group whose offsets move.
     """
 
     def __init__(
@@ -86,33 +92,29 @@ class Redrive:
         topic: str,
         ends: Mapping[int, int],
         reader: LetterReader,
-        partitions: Callable[[str], int | None],
+        addressing: Addressing,
         take_over: Callable[[], Transactions],
         group: Callable[[], Any],
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         say: Callable[[str], None],
-        retry_topic: Callable[[str, str], str | None] | None = None,
-        patch: Patch | None = None,
-        max_redrives: int = 3,
         batch: int = 100,
         rate: float | None = None,
     ) -> None:
         self._topic = topic
         self._ends = ends
         self._reader = reader
-        self._partitions = cache(partitions)
+        self._addressing = addressing
         self._take_over = take_over
         self._group = group
         self._clock = clock
         self._sleep = sleep
         self._say = say
-        self._retry_topic = retry_topic
-        self._patch = patch
-        self._max_redrives = max_redrives
         # A transaction never stays open to wait for its rate: at most a second's letters make one.
         self._batch = batch if rate is None else max(1, min(batch, int(rate)))
         self._rate = rate
+        self._marks: Ledger = {}
+        self._left: Counter[str] = Counter()
         self.totals = Totals()
 
     def plan(self, selection: Selection, limit: int = 0) -> Plan:
@@ -123,7 +125,8 @@ class Redrive:
         due: dict[LetterId, int | None] = {}
         chosen: list[LetterId] = []
         missing = set(selection.ids)
-        for letter in self._reader.letters():
+        self._marks = self._reader.ledger()
+        for letter in replace(self._reader, ledger=lambda: self._marks).letters():
             missing.discard(letter.id)
             if not letter.redriven:
                 due[letter.id] = letter.record.timestamp_ms
@@ -134,9 +137,8 @@ class Redrive:
                     self._say(f"{letter.id} was redriven already")
             elif not limit or len(chosen) < limit:
                 chosen.append(letter.id)
-                self._require_parking(letter)
-                if self._patch is not None:
-                    self._outgoing(letter)  # a schema that is not registered is refused now, not half-way
+                # A schema that is not registered is refused now, not half-way.
+                self._require_parking(self._addressing.of(letter, self._marks))
         if missing:
             raise Refused(
                 f"There is no letter {', '.join(map(str, sorted(missing)))} in {self._topic}. Nothing was redriven. "
@@ -145,16 +147,18 @@ class Redrive:
         self.totals.selected = len(chosen)
         return Plan(due, frozenset(chosen))
 
-    def preview(self, plan: Plan) -> Iterator[tuple[StoredLetter, str, str]]:
-        """Each chosen letter with what it would come to: a word to count by, and the reason. Nothing is written."""
+    def preview(self, plan: Plan) -> Iterator[Outlook]:
+        """Each chosen letter with what would become of it. Nothing is written."""
         for letter in self._chosen(plan.chosen):
-            outcome = self._outgoing(letter)
+            outcome = self._addressing.of(letter, self._marks)
             if isinstance(outcome, str):
-                yield letter, "skipped", outcome
+                yield Outlook(letter, "skipped", outcome, None)
             elif outcome.parked:
-                yield letter, "parked", f"redriven {self._max_redrives} times already"
+                yield Outlook(
+                    letter, "parked", f"redriven {self._addressing.max_redrives} times already", outcome.topic
+                )
             else:
-                yield letter, *_decoded(self._reader.originals(outcome.source), outcome)
+                yield Outlook(letter, *_decoded(self._reader.originals(outcome.source), outcome), outcome.topic)
 
     def run(self, plan: Plan, stopping: Callable[[], bool], tick: Callable[[], None]) -> Totals:
         """Redrive the plan's letters until they are done or `stopping()`; `skipped` counts those that were left.
@@ -180,8 +184,8 @@ class Redrive:
             return
         producer = self._take_over()
         # Only now: whoever was at it before has committed or is fenced.
-        marks = self._reader.ledger()
-        due = {letter for letter, written in plan.due.items() if not marked(marks, letter, written)}
+        self._marks = self._reader.ledger()
+        due = {letter for letter, written in plan.due.items() if not marked(self._marks, letter, written)}
         watermarks = Watermarks(self._ends, due)
         chosen = plan.chosen & due
         self.totals.selected = len(chosen)
@@ -189,10 +193,9 @@ class Redrive:
         for letter in self._chosen(chosen):
             if stopping():
                 return
-            outcome = self._outgoing(letter)
+            outcome = self._addressing.of(letter, self._marks)
             if isinstance(outcome, str):
-                self.totals.skipped += 1
-                self._say(f"{letter.id} was left: {outcome}")
+                self._leave(letter, outcome)
                 continue
             batch.append(outcome)
             if len(batch) >= self._batch:
@@ -205,7 +208,16 @@ class Redrive:
         if gone:
             it.skipped += gone
             self._say(f"{gone} letters were left: they left the topic meanwhile (expired or purged)")
+        for reason, count in self._left.items():
+            if count > _NAMED_MAX:
+                self._say(f"{count - _NAMED_MAX} more letters were left: {reason}")
         tick()
+
+    def _leave(self, letter: StoredLetter, reason: str) -> None:
+        self.totals.skipped += 1
+        self._left[reason] += 1
+        if self._left[reason] <= _NAMED_MAX:
+            self._say(f"{letter.id} was left: {reason}")
 
     def _send(self, producer: Transactions, batch: list[Outgoing], watermarks: Watermarks) -> None:
         if not batch:
@@ -215,6 +227,28 @@ class Redrive:
                 f"The connection to the broker broke. {self.totals.redriven} letters are redriven for good; run it "
                 "again to go on with the rest."
             )
+        try:
+            self._commit(producer, batch, watermarks)
+        except TimestampRefused as error:
+            if not self._addressing.stamps.refuses(error.topic):
+                raise
+            again = [self._addressing.of(each.letter, self._marks) for each in batch]
+            self._send(producer, [each for each in again if isinstance(each, Outgoing)], watermarks)
+            return
+        except TooLarge as error:
+            if len(batch) == 1:
+                self._leave(batch[0].letter, f"it does not fit: {error}")
+                return
+            # One that does not fit keeps no other back.
+            for each in batch:
+                self._send(producer, [each], watermarks)
+            return
+        watermarks.confirm(each.letter.id for each in batch)
+        parked = sum(each.parked for each in batch)
+        self.totals.parked += parked
+        self.totals.redriven += len(batch) - parked
+
+    def _commit(self, producer: Transactions, batch: list[Outgoing], watermarks: Watermarks) -> None:
         with producer.transaction():
             for each in batch:
                 producer.publish(
@@ -226,76 +260,22 @@ class Redrive:
                     timestamp_ms=each.timestamp_ms,
                 )
                 outcome = "parked" if each.parked else "redriven"
-                mark = {"timestamp_ms": each.letter.record.timestamp_ms, "outcome": outcome}
-                producer.publish(self._topic + REDRIVEN, str(each.letter.id).encode(), json.dumps(mark).encode())
+                producer.publish(self._topic + REDRIVEN, str(each.letter.id).encode(), each.mark.value(outcome))
             offsets = watermarks.after(each.letter.id for each in batch)
             producer.send_offsets(
                 {TopicPartition(self._topic, partition): offset for partition, offset in offsets.items()}, self._group()
             )
-        parked = sum(each.parked for each in batch)
-        self.totals.parked += parked
-        self.totals.redriven += len(batch) - parked
 
     def _chosen(self, chosen: frozenset[LetterId]) -> Iterator[StoredLetter]:
         # A selection without ids is one of everything.
         return self._reader.letters(Selection(ids=chosen)) if chosen else iter(())
 
-    def _outgoing(self, letter: StoredLetter) -> Outgoing | str:
-        """What is published for the letter, or why it has to be left."""
-        if letter.envelope is None:
-            return f"it cannot be read: {letter.error}"
-        it = original(letter.envelope)
-        record = letter.record
-        if it.redrives >= self._max_redrives:
-            parked = self._topic + PARKED
-            partition = record.partition if record.partition < (self._partitions(parked) or 0) else None
-            return Outgoing(
-                letter,
-                it.topic,
-                parked,
-                partition,
-                record.key,
-                record.value,
-                record.headers,
-                record.timestamp_ms,
-                parked=True,
-            )
-        try:
-            value = it.value if self._patch is None else self._patch(it.topic, it.value)
-        except RecordError as error:
-            return f"the patch does not fit: {error}"
-        if self._retry_topic is not None:
-            return self._to_group(letter, self._retry_topic, value)
-        there = None if it.topic.startswith("__") else self._partitions(it.topic)
-        if there is None:
-            return f"its topic {it.topic} is not there"
-        partition = it.partition if it.partition < there else None
-        headers = it.counted()
-        return Outgoing(letter, it.topic, it.topic, partition, it.key, value, headers, it.timestamp_ms, parked=False)
-
-    def _to_group(
-        self, letter: StoredLetter, retry_topic: Callable[[str, str], str | None], value: bytes | None
-    ) -> Outgoing | str:
-        """Into the group's own retry topic, as if it failed there for the first time and were due now."""
-        assert letter.envelope is not None
-        it, group = original(letter.envelope), letter.envelope["consumer_group"]
-        topic = retry_topic(it.topic, group)
-        if topic is None:
-            return f"the group {group} has no retry topic for {it.topic}; --to-source sends it to all groups"
-        if it.partition >= (self._partitions(topic) or 0):
-            return f"{topic} has no partition {it.partition}; start a worker of {group}, which adds it"
-        travelled = Journey(it.topic, it.partition, letter.envelope["source_offset"], it.timestamp_ms)
-        headers = travelled.headers(it.counted())
-        return Outgoing(letter, it.topic, topic, it.partition, it.key, value, headers, None, parked=False)
-
-    def _require_parking(self, letter: StoredLetter) -> None:
-        parked = self._topic + PARKED
-        often = letter.envelope is not None and original(letter.envelope).redrives >= self._max_redrives
-        if often and self._partitions(parked) is None:
+    def _require_parking(self, outcome: Outgoing | str) -> None:
+        if isinstance(outcome, Outgoing) and outcome.parked and self._addressing.partitions(outcome.topic) is None:
             raise TopicRefused(
-                f"Letter {letter.id} was redriven {self._max_redrives} times already and goes to {parked}, which is not "
-                "there. Declare it in schemas/topics.toml and run make topics, or raise --max-redrives. "
-                "Nothing was redriven."
+                f"Letter {outcome.letter.id} was redriven {self._addressing.max_redrives} times already and goes to "
+                f"{outcome.topic}, which is not there. Declare it in schemas/topics.toml and run make topics, or raise "
+                "--max-redrives. Nothing was redriven."
             )
 
     def _pace(self, started: float, stopping: Callable[[], bool], tick: Callable[[], None]) -> None:
@@ -316,9 +296,22 @@ class Redrive:
         )
 
 
-def ledger(records: Iterable[Record]) -> dict[LetterId, int | None]:
-    """What the ledger topic says: the letters that were redriven or parked, with the timestamp of each."""
-    return {letter_id((each.key or b"").decode()): json.loads(each.value or b"{}")["timestamp_ms"] for each in records}
+def ledger(records: Iterable[Record], passed_over: Callable[[int], None] = lambda _: None) -> dict[LetterId, Mark]:
+    """What the ledger topic says: the letters that were redriven or parked.
+
+    What is no mark (a tombstone, another tool's record) is passed over; `passed_over` is told how many, if any.
+    """
+    marks: dict[LetterId, Mark] = {}
+    others = 0
+    for record in records:
+        found = mark_of(record)
+        if found is None:
+            others += 1
+        else:
+            marks[found[0]] = found[1]
+    if others:
+        passed_over(others)
+    return marks
 
 
 def _decoded(decoder: Decoder | None, outgoing: Outgoing) -> tuple[str, str]:

@@ -31,6 +31,7 @@ class Work:
     its: Journey | None = None
     here: int = 0
     tries: int = 0
+    first_failed_ms: int | None = None
     event: Any = None
     due: float = 0.0
     waited: bool = False

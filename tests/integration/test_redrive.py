@@ -329,3 +329,56 @@ def test_all_letters_of_the_demo_are_redriven_once_with_five_kills_and_two_at_on
     assert (consumed.code, consumed.json["handled"], consumed.json["dead_lettered"]) == (0, 3658, 0), consumed.stderr
     assert pipe.rows("SELECT count(*) FROM orders") == [(22186,)]
     assert stats(pipe) == (0, 3658)
+
+
+def test_letters_go_into_the_retry_topic_that_the_group_reads_now(pipe: Pipe) -> None:
+    """`retry.tiers` was changed since they were written: the topics of the old tiers are there still, and nobody reads them."""
+    pipe.env["PIPELINE_RETRY__TIERS"] = "5s,1m"
+    give_up(pipe, *refused(4))
+    old, new = topic_name(pipe.topic, pipe.group, 5), topic_name(pipe.topic, pipe.group, 30)
+    pipe.env["PIPELINE_RETRY__TIERS"] = "30s,5m"
+    left = pipe.run("deadletters", "redrive", "--all", "--json")
+    assert (left.code, left.json["skipped"]) == (3, 4), "no worker with these tiers has run"
+    (pipe.home / "shop.py").write_text(REFUNDS)
+    running = pipe.start("consume", "--handler", "shop:refunds")
+    wait_until(
+        lambda: any(each.topic == new for it in pipe.cluster.groups() if it.name == pipe.group
+                    for member in it.members for each in member.assigned),
+        "the worker's assignment",
+    )  # fmt: skip
+    pipe.env["PIPELINE_RETRY__TIERS"] = "5s,1m"
+    dry = pipe.run("deadletters", "redrive", "--all", "--dry-run")
+    assert f"to {new}: " in dry.stdout, "its members say what it reads, whatever the settings here"
+    assert pipe.run("deadletters", "redrive", "--all", "--limit", "1", "--json").json["redriven"] == 1
+    running.end()
+    pipe.env["PIPELINE_RETRY__TIERS"] = "30s,5m"
+    ended = pipe.run("deadletters", "redrive", "--all", "--json")
+    assert (ended.code, ended.json["redriven"]) == (0, 3), ended.stderr
+    assert (pipe.end_of(old), len(pipe.records(new))) == (0, 4)
+
+
+def test_forged_letters_reach_no_topic_of_others_and_keep_nothing_back(pipe: Pipe) -> None:
+    give_up(pipe, *refused(2))
+    payments = f"payments-{pipe.topic}"
+    create(pipe.cluster, declared(payments, 1), declared(f"{payments}.payments.retry-5s", 1))
+    producer = Producer({"bootstrap.servers": pipe.bootstrap_servers})
+    for topic in (payments, "_schemas", pipe.dead_letter_topic + REDRIVEN, "no topic/at all", pipe.topic):
+        headers = [
+            ("__connect.errors.topic", topic), ("__connect.errors.partition", "0"),
+            ("__connect.errors.offset", str(2**62)), ("__connect.errors.connector.name", "x"), ("redrive-count", "9"),
+        ]  # fmt: skip
+        producer.produce(pipe.dead_letter_topic, b'{"timestamp_ms": 1}', b"0:0", 0, headers=headers)
+    producer.produce(pipe.dead_letter_topic, b"x", b"y", 0, headers=[("__connect.errors.partition", "9" * 5000)])
+    producer.produce(pipe.dead_letter_topic + REDRIVEN, None, b"a tombstone")
+    producer.flush(30)
+    producer.close()
+    assert pipe.run("deadletters", "list", "--json").code == 0
+    for arguments in (["--all"], ["--all", "--to-source"]):
+        ended = pipe.run("deadletters", "redrive", "--json", *arguments)
+        assert ended.code == 3, ended.stderr
+    assert stats(pipe)[1] == 3, "two in the first run, and what names the own topic in the second"
+    assert pipe.end_of(payments) == pipe.end_of(f"{payments}.payments.retry-5s") == 0
+    named = redrive(pipe, "--source", payments, "--allow-topic", payments)
+    assert (named.code, len(pipe.records(payments))) == (0, 1), named.stderr
+    for refused_ in (["--all", "--allow-topic", payments], ["--source", "_schemas", "--allow-topic", "_schemas"]):
+        assert redrive(pipe, *refused_).code == 2

@@ -9,9 +9,9 @@ import pytest
 from pipeline.core.dead_letter import Letter, Worker
 from pipeline.core.failures import Failure, FailureKind
 from pipeline.core.record import Record, TopicPartition
-from pipeline.core.redrive import REDRIVEN, Selection, letter_id
+from pipeline.core.redrive import REDRIVEN, Selection, letter_id, selection
 from pipeline.errors import Refused, RegistryUnavailable, Undecodable
-from pipeline.stages.letter_index import LetterIndex
+from pipeline.stages.letter_index import Bounds, LetterIndex
 from pipeline.stages.letters import LetterReader
 
 
@@ -21,16 +21,18 @@ class Topics:
     def __init__(self) -> None:
         self.logs: dict[TopicPartition, list[Record]] = {TopicPartition("dlq", 0): [], TopicPartition("dlq", 1): []}
         self.first: dict[TopicPartition, int] = {}
+        self.lives: dict[str, str] = {}
         self.read_records = 0
         self.registry_away = False
         self.index = LetterIndex("dlq", LetterReader(list, self, lambda _: self), self.bounds, self.read, limit=1000)
 
-    def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
-        return {
+    def bounds(self, topic: str) -> Bounds:
+        offsets = {
             where.partition: (self.first.get(where, 0), len(log))
             for where, log in self.logs.items()
             if where.topic == topic
         }
+        return Bounds(offsets, self.lives.get(topic, "first"))
 
     def read(self, wanted: Mapping[TopicPartition, tuple[int, int]]) -> Iterator[Record]:
         for where, (start, end) in wanted.items():
@@ -125,7 +127,7 @@ def test_letters_that_were_purged_leave_the_list(topics: Topics) -> None:
         topics.index.show("0:0")
 
 
-def test_topic_that_was_made_anew_is_read_anew(topics: Topics) -> None:
+def test_topic_that_was_emptied_is_read_again_from_its_beginning(topics: Topics) -> None:
     topics.letter(key="old"), topics.letter(key="old")
     topics.index.refresh()
     topics.logs[TopicPartition("dlq", 0)].clear()
@@ -163,3 +165,73 @@ def test_letter_in_full_is_read_again_alone(topics: Topics) -> None:
     for absent in ("0:100", "7:0"):
         with pytest.raises(Refused):
             topics.index.show(absent)
+
+
+def test_topic_that_was_recreated_and_has_grown_beyond_what_was_read_is_read_again(topics: Topics) -> None:
+    topics.letter(key="old"), topics.letter(key="old")
+    topics.index.refresh()
+    topics.logs[TopicPartition("dlq", 0)].clear()
+    for _ in range(5):
+        topics.letter(key="new")
+    topics.lives["dlq"] = "second"
+    topics.index.refresh()
+    assert [row["key"] for row in topics.index.page(Selection(), "all", 0, 50).rows] == ["new"] * 5
+
+
+def test_marks_of_a_ledger_that_was_recreated_are_forgotten(topics: Topics) -> None:
+    first = topics.letter()
+    topics.mark(first)
+    topics.index.refresh()
+    assert topics.ids() == []
+    topics.logs[TopicPartition("dlq.redriven", 0)].clear()
+    topics.lives["dlq.redriven"] = "second"
+    topics.mark("0:7"), topics.mark("0:8")
+    topics.index.refresh()
+    assert topics.ids() == [first]
+    del topics.logs[TopicPartition("dlq.redriven", 0)]
+    topics.index.refresh()
+    assert topics.ids() == [first]
+
+
+@pytest.mark.parametrize(("key", "value"), [(b"x", b"{}"), (b"0:0", None), (b"0:0", b"[]"), (b"0:0", b"{")])
+def test_what_is_no_mark_keeps_no_letter_from_being_listed(topics: Topics, key: bytes, value: bytes | None) -> None:
+    wanted = topics.letter()
+    topics.logs[TopicPartition("dlq.redriven", 0)] = [Record("dlq.redriven", 0, 0, key, value)]
+    topics.index.refresh()
+    assert topics.ids() == [wanted]
+
+
+def test_letter_that_breaks_its_decoder_is_an_unreadable_one(topics: Topics) -> None:
+    topics.add(b"rejected A not-a-number")
+    topics.add(b"\xff")
+    wanted = topics.letter()
+    topics.index.refresh()
+    assert topics.ids() == [wanted, "0:1", "0:0"]
+    assert topics.index.stats()["by_reason"] == {"unreadable": 2, "rejected": 1}
+
+
+def test_long_texts_are_kept_and_sent_cut_and_can_be_filtered_by_all_the_same(topics: Topics) -> None:
+    long = "K" * 5000
+    topics.letter(key=long + "1"), topics.letter(key=long + "2")
+    topics.index.refresh()
+    rows = topics.index.page(Selection(), "due", 0, 50).rows
+    assert max(len(row["key"]) for row in rows) < 400
+    assert topics.ids(selection(key=long + "1")) == ["0:0"]
+    assert topics.ids(selection(key=rows[0]["key"])) == ["0:1"]
+
+
+def test_reasons_and_groups_of_any_length_are_counted_by_their_beginnings(topics: Topics) -> None:
+    for number in range(27):
+        headers = (
+            ("__connect.errors.topic", b"orders.v1"), ("__connect.errors.partition", b"0"),
+            ("__connect.errors.offset", b"1"), ("__connect.errors.stage", b"stage-%d" % number * 500),
+            ("__connect.errors.connector.name", b"c%d" % number * 500),
+        )  # fmt: skip
+        topics.add(b"junk")
+        log = topics.logs[TopicPartition("dlq", 0)]
+        log[-1] = log[-1]._replace(headers=headers)
+    topics.index.refresh()
+    counted = topics.index.stats()
+    for name in ("by_reason", "by_group"):
+        assert len(counted[name]) == 27
+        assert max(map(len, counted[name])) < 400

@@ -11,7 +11,7 @@ from pipeline.core.dead_letter import Letter, Worker
 from pipeline.core.failures import Failure, FailureKind
 from pipeline.core.purge import Rule
 from pipeline.core.record import Record, TopicPartition
-from pipeline.core.redrive import LetterId
+from pipeline.core.redrive import LetterId, Mark
 from pipeline.errors import BrokerUnavailable, Refused, TopicRefused, Undecodable
 from pipeline.stages.letters import LetterReader
 from pipeline.stages.purge import Purge, Purged, text, values
@@ -45,7 +45,7 @@ class World:
             Record("dlq", 0, n, b"k", b"junk" if n in junk else b"%d" % n, (), 1000 * n)
             for n in sorted({*offsets, *junk})
         ]
-        self.marks = {LetterId(0, n): 1000 * n for n in redriven}
+        self.marks = {LetterId(0, n): Mark(1000 * n) for n in redriven}
 
     def decode(self, value: bytes | None) -> dict[str, Any]:
         if value is None or not value.isdigit():
@@ -98,7 +98,7 @@ def test_redriven_letters_are_deleted_up_to_the_first_that_is_due() -> None:
 
 def test_mark_of_a_topic_that_was_made_anew_lets_nothing_go() -> None:
     world = World(1, redriven=[1])
-    world.marks = {LetterId(0, 1): 99_999}
+    world.marks = {LetterId(0, 1): Mark(99_999)}
     assert world.purge(REDRIVEN).letters == 0
 
 

@@ -10,8 +10,9 @@ import pytest
 from pipeline.core.dead_letter import Worker
 from pipeline.core.failures import Failure, FailureKind
 from pipeline.core.offsets import Note, read_note
+from pipeline.core.ports import Delivery
 from pipeline.core.record import Headers, Record, TopicPartition
-from pipeline.core.retry import RetryPolicy
+from pipeline.core.retry import Journey, RetryPolicy
 from pipeline.errors import (
     BrokerUnavailable,
     DeliveryFailed,
@@ -21,6 +22,7 @@ from pipeline.errors import (
     Retry,
     SchemaPending,
     SinkUnavailable,
+    TooLarge,
 )
 from pipeline.stages import consume, room
 from pipeline.stages.consume import Consume
@@ -303,10 +305,10 @@ def test_forged_retry_headers_are_replaced() -> None:
     bench.turns(3_000)
     told = dict(bench.broker.logs[F0][0].headers)
     assert (told["retry-attempts"], told["retry-topic"], told["retry-offset"]) == (b"2", TOPIC.encode(), b"0")
-    assert "retry-x" not in told
+    assert told["retry-x"] == b"99", "no name of ours"
     [letter] = bench.broker.letters()
     assert (letter["attempts"], letter["source_topic"], letter["source_offset"]) == (4, TOPIC, 0)
-    assert letter["headers"] == [{"name": "n", "value": b"1"}]
+    assert letter["headers"] == [{"name": "retry-x", "value": b"99"}, {"name": "n", "value": b"1"}]
 
 
 def test_handler_that_asks_for_a_later_try_skips_the_shorter_tiers() -> None:
@@ -782,3 +784,93 @@ def test_registry_outage_lets_records_of_known_schemas_flow() -> None:
     assert bench.effects == ["a1", "b1", "c1", "n1", "n2"]
     assert bench.stage.failures[FailureKind.UNAVAILABLE] >= 2
     assert (bench.offset(), bench.broker.letters()) == (5, [])
+
+
+def test_letter_tells_when_its_record_failed_first_and_when_at_last() -> None:
+    bench = Bench("a1", policy=RetryPolicy(attempts=3, backoff_s=2, tiers=()))
+    bench.fails["a1"] = [RuntimeError("no")] * 3
+    bench.until(lambda: bool(bench.broker.letters()))
+    [letter] = bench.broker.letters()
+    assert letter["attempts"] == 3
+    assert (letter["failed_at"] - letter["first_failed_at"]).total_seconds() >= 2
+
+
+def test_record_that_failed_in_place_before_it_was_parked_keeps_the_time_of_its_first_failure() -> None:
+    bench = Bench("a1", policy=RetryPolicy(attempts=2, backoff_s=2, tiers=(5.0,)))
+    bench.fails["a1"] = [RuntimeError("no")] * 9
+    bench.until(lambda: bool(bench.broker.letters()))
+    [letter] = bench.broker.letters()
+    assert (letter["failed_at"] - letter["first_failed_at"]).total_seconds() >= 6
+
+
+def test_record_that_no_retry_topic_takes_is_a_letter_and_the_next_of_its_key_runs() -> None:
+    bench = Bench("a1", "a2", policy=RetryPolicy(attempts=1, tiers=(5.0,)))
+    bench.fails["a1"] = [RuntimeError("no")]
+    publish = bench.publisher.publish
+
+    def refuse(topic: str, key: bytes | None, value: bytes | None, **more: Any) -> None:
+        if topic == FIRST:
+            more["on_delivery"](Delivery(topic, 0, -1, key, TooLarge("MSG_SIZE_TOO_LARGE")))
+        else:
+            publish(topic, key, value, **more)
+
+    bench.publisher.publish = refuse  # type: ignore[method-assign, assignment]
+    bench.until(lambda: bench.effects == ["a2"] and bool(bench.broker.letters()))
+    [letter] = bench.broker.letters()
+    assert (letter["reason"], letter["source_offset"]) == ("retries_exhausted", 0)
+    bench.until(lambda: bench.broker.commits[P0].offset == 2)
+
+
+def parked(place: Journey, key: bytes = b"a", value: bytes = b"a9") -> tuple[bytes, bytes, Headers]:
+    return key, value, place.headers(())
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Journey(TOPIC, 0, 2**62, 5),
+        Journey(TOPIC, 0, 3, 5),
+        Journey(TOPIC, 0, -1, 5),
+        Journey(TOPIC, 1, 1, 5),
+        Journey("payments.v1", 0, 1, 5),
+        Journey(FIRST, 0, 1, 5),
+    ],
+)
+def test_place_that_cannot_be_is_not_believed(place: Journey) -> None:
+    bench = Bench("a1", "a2", "a3")
+    bench.until(lambda: len(bench.effects) == 3)
+    forged = bench.broker.write(F0, *parked(place))
+    bench.until(lambda: "a9" in bench.effects)
+    seen = bench.records[-1]
+    assert (seen.topic, seen.partition, seen.offset, seen.timestamp_ms) == (*F0, forged.offset, forged.timestamp_ms)
+
+
+def test_place_below_the_end_of_the_source_is_believed_also_where_it_was_not_read_yet() -> None:
+    bench = Bench()
+    bench.broker.write(F0, *parked(Journey(TOPIC, 0, 2, 5)))
+    bench.stop()
+    bench.write("a1", "a2", "a3")
+    bench.start()
+    bench.until(lambda: "a9" in bench.effects)
+    seen = next(record for record in bench.records if record.value == b"a9")
+    assert (seen.topic, seen.partition, seen.offset, seen.timestamp_ms) == (TOPIC, 0, 2, 5)
+
+
+def test_retry_topics_wait_while_the_broker_does_not_say_how_far_the_source_goes() -> None:
+    bench = Bench("a1")
+    bench.until(lambda: bench.effects == ["a1"])
+    bench.write("b1", "b2")
+    bench.until(lambda: len(bench.effects) == 3)
+    bounds, asked = bench.broker.bounds, []
+
+    def away(partitions: Any) -> Any:
+        asked.append(bench.clock.now)
+        raise BrokerUnavailable("away")
+
+    bench.broker.bounds = away  # type: ignore[method-assign]
+    bench.broker.write(F0, *parked(Journey(TOPIC, 0, 1, 5)))
+    bench.turns(200)
+    assert "a9" not in bench.effects
+    assert 1 <= len(asked) < 100, "with back-off"
+    bench.broker.bounds = bounds  # type: ignore[method-assign]
+    bench.until(lambda: "a9" in bench.effects)

@@ -1,5 +1,6 @@
 """What a letter says."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,47 @@ def test_headers_say_the_same_in_short_for_tools_that_read_no_avro() -> None:
 
 
 def test_forged_headers_are_replaced_in_the_letter_and_kept_in_the_envelope() -> None:
-    forged = RECORD._replace(headers=(("source-topic", b"bank"), ("__connect.errors.extra", b"x"), ("kept", b"1")))
+    names = ("source-topic", "__connect.errors.exception.stacktrace", "left-out", "original-value-sha256")
+    forged = RECORD._replace(headers=tuple((name, b"forged") for name in names))
     headers = letter(forged).headers()
     assert [value for name, value in headers if name == "source-topic"] == [b"orders.v1"]
-    assert "__connect.errors.extra" not in dict(headers)
-    assert dict(headers)["kept"] == b"1"
-    assert {each["name"] for each in through_avro(letter(forged))["headers"]} == {
-        "source-topic", "__connect.errors.extra", "kept",
-    }  # fmt: skip
+    assert b"forged" not in dict(headers).values()
+    assert {each["name"] for each in through_avro(letter(forged))["headers"]} == set(names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["source", "source-topics", "source-id", "errors", "error-code", "__connect.errors.extra", "__connect.errors."],
+)
+def test_header_that_only_begins_like_ours_stays_in_the_letter(name: str) -> None:
+    assert dict(letter(RECORD._replace(headers=((name, b"mine"),))).headers())[name] == b"mine"
+
+
+def test_letter_that_does_not_fit_keeps_its_place_and_tells_size_and_digest_of_its_value() -> None:
+    whole = letter(RECORD._replace(value=b"v" * 1000))
+    smaller = whole.smaller()
+    assert smaller is not None
+    headers = dict(smaller.headers())
+    assert (headers["left-out"], headers["original-value-bytes"]) == (b"value", b"1000")
+    assert headers["original-value-sha256"] == hashlib.sha256(b"v" * 1000).hexdigest().encode()
+    assert smaller.envelope() == {**whole.envelope(), "value": None}
+    assert "left-out" not in dict(whole.headers())
+
+
+def test_letter_whose_headers_or_key_do_not_fit_is_written_without_them() -> None:
+    record = RECORD._replace(key=b"k" * 5000, headers=tuple(("n", b"x" * 100) for _ in range(1000)))
+    value = letter(record).smaller()
+    assert value is not None
+    bare = value.smaller()
+    assert bare is not None
+    assert (bare.record.key, bare.record.headers) == (None, ())
+    assert dict(bare.headers())["left-out"] == b"value, headers, key"
+    assert dict(bare.headers())["original-value-bytes"] == b"4"
+    assert bare.smaller() is None
+    short = letter(RECORD).smaller()
+    assert short is not None
+    assert (rest := short.smaller()) is not None
+    assert (rest.record.key, dict(rest.headers())["left-out"]) == (b"A-1", b"value, headers")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pipeline.core.redrive import (
     LetterId,
     Original,
     Watermarks,
+    digest_of,
     letter_id,
     merge_patch,
     original,
@@ -52,6 +53,15 @@ CONNECT = (
         ({"source": "orders.v1:3:43-50"}, False),
         ({"source": "orders.v1:2"}, False),
         ({"source": "other"}, False),
+        ({"group": "workers"}, True),
+        ({"group": "others"}, False),
+        ({"error_class": "pipeline.errors.Reject"}, True),
+        ({"error_class": "Reject"}, False),
+        ({"error_contains": "amount"}, True),
+        ({"error_contains": "Amount"}, False),
+        ({"key": "hex:412d31"}, True),
+        ({"key": "hex:412D31"}, True),
+        ({"key": "null:"}, False),
     ],
 )
 def test_letter_is_meant_when_it_meets_everything_that_is_given(given_options: dict[str, Any], meant: bool) -> None:
@@ -67,7 +77,8 @@ def test_letter_that_cannot_be_read_has_no_source_time_or_schema() -> None:
     "options",
     [
         {"ids": ["5"]}, {"ids": ["-1:5"]}, {"since": "yesterday"}, {"until": "2026-01-01T00:00:00"},
-        {"source": "a:b"}, {"source": "a:1:2"}, {"source": ""},
+        {"source": "a:b"}, {"source": "a:1:2"}, {"source": ""}, {"source": "a:" + "1" * 5000}, {"ids": ["1" * 5000 + ":1"]},
+        {"ids": ["1:" + "1" * 5000]}, {"key": "hex:4"}, {"key": "hex:zz"},
     ],
 )  # fmt: skip
 def test_malformed_selection_is_refused(options: dict[str, Any]) -> None:
@@ -78,17 +89,32 @@ def test_malformed_selection_is_refused(options: dict[str, Any]) -> None:
 def test_original_comes_out_of_the_envelope_as_it_was() -> None:
     it = original(LETTER.envelope())
     assert it == Original("orders.v1", 3, b"A-1", b"raw", RECORD.headers, RECORD.timestamp_ms)
-    assert (it.redrives, it.counted()) == (2, (("n", None), ("redrive-count", b"3")))
+    assert it.counted(3) == (("n", None), ("redrive-count", b"3"))
 
 
-@pytest.mark.parametrize("value", [None, b"", b"-1", b"many", b"9" * 5000, "٣".encode()])
-def test_forged_redrive_count_counts_nothing(value: bytes | None) -> None:
-    assert Original("t", 0, None, None, (("redrive-count", value),), None).redrives == 0
+REDRIVEN = {(digest_of("t", b"k", None), 2)}
+
+
+@pytest.mark.parametrize("value", [None, b"", b"-1", b"many", b"9" * 5000, "٣".encode(), b"1", b"3"])
+def test_redrive_count_that_the_ledger_does_not_know_counts_nothing(value: bytes | None) -> None:
+    assert Original("t", 0, b"k", None, (("redrive-count", value),), None).redrives(REDRIVEN) == 0
+
+
+@pytest.mark.parametrize(
+    ("topic", "key", "value"), [("t", b"k", b""), ("t", None, b"k"), ("tk", b"", None), ("u", b"k", None)]
+)
+def test_redrive_count_of_another_record_counts_nothing(topic: str, key: bytes | None, value: bytes | None) -> None:
+    assert Original(topic, 0, key, value, (("redrive-count", b"2"),), None).redrives(REDRIVEN) == 0
+
+
+def test_redrive_count_that_the_ledger_has_of_the_record_counts() -> None:
+    it = Original("t", 0, b"k", None, (("redrive-count", b"2"),), None)
+    assert it.redrives(REDRIVEN) == 2
 
 
 def test_redrive_count_does_not_grow_into_many_headers() -> None:
     twice = Original("t", 0, None, None, (("redrive-count", b"1"), ("redrive-count", b"4")), None)
-    assert twice.counted() == (("redrive-count", b"5"),)
+    assert twice.counted(1) == (("redrive-count", b"1"),)
 
 
 @given(st.sets(st.tuples(st.integers(0, 2), st.integers(0, 20))), st.data())
@@ -99,7 +125,9 @@ def test_watermark_is_the_oldest_letter_that_is_still_due(due: set[tuple[int, in
     for number, letter in enumerate(letters, 1):
         left = letters[number:]
         expected = {p: min((it.offset for it in left if it.partition == p), default=ends[p]) for p in ends}
-        assert watermarks.after([letter]) == expected
+        assert watermarks.after([letter]) == watermarks.after([letter]) == expected, "done only when confirmed"
+        watermarks.confirm([letter])
+        assert watermarks.after([]) == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +166,7 @@ def test_letter_of_ours_that_cannot_be_decoded_does_not_pass_for_connects() -> N
     assert connect_envelope(Record("dlq", 3, 9, b"k", b"envelope", LETTER.headers())) is None
 
 
-@pytest.mark.parametrize("number", [b"", b"x", b"-1", "٣".encode()])
+@pytest.mark.parametrize("number", [b"", b"x", b"-1", "٣".encode(), b"9" * 5000, b"2147483648", b"0" * 20])
 def test_connect_letter_without_a_place_is_no_letter(number: bytes) -> None:
     headers = tuple((name, number if name.endswith("partition") else value) for name, value in CONNECT)
     assert connect_envelope(Record("dlq", 0, 9, None, b"v", headers)) is None

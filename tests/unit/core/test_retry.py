@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.core import retry
 from pipeline.core.dead_letter import Letter, Worker
 from pipeline.core.failures import Failure, FailureKind
 from pipeline.core.record import Record
@@ -17,7 +18,9 @@ from pipeline.core.retry import (
     GiveUp,
     InPlace,
     Journey,
+    NotRead,
     Park,
+    Reading,
     RetryPolicy,
     duration,
     failed,
@@ -26,6 +29,7 @@ from pipeline.core.retry import (
     original,
     own_headers,
     short,
+    tier_that_is_read,
     topic_name,
 )
 from pipeline.serde.avro import AvroWriter
@@ -133,7 +137,7 @@ def test_journey_is_read_back_as_it_was_written_whatever_stood_there(headers: An
     assert read == Journey(
         it.topic, it.partition, it.offset, it.timestamp_ms, it.attempts, it.first_failed_ms, it.due_ms
     )
-    assert own_headers(written) == own_headers(headers) == tuple(h for h in headers if not h[0].startswith(PREFIX))
+    assert own_headers(written) == own_headers(headers) == tuple(h for h in headers if h[0] not in retry.HEADERS)
     assert it.headers(written) == written, "replaced at every hop, never added to"
     assert all(len(content or b"") <= 4 * ERROR_CHARACTERS_MAX * 3 for _, content in written)
 
@@ -149,7 +153,8 @@ def test_record_with_any_headers_can_be_read_from_a_retry_topic_and_be_given_up(
     seen = original(record, journey(record))
     assert (seen.key, seen.value) == (record.key, record.value)
     assert seen.attempt >= 1
-    assert not [name for name, _ in seen.headers if name.startswith(PREFIX)]
+    assert not [name for name, _ in seen.headers if name in retry.HEADERS]
+    assert seen.headers == tuple(each for each in headers if each[0] not in retry.HEADERS)
     letter = Letter(seen, OFTEN, Worker("g", "one"), 1_700_000_000_000, None, journey(record).first_failed_ms)
     assert LETTERS.encode(letter.envelope())
 
@@ -204,3 +209,51 @@ def test_first_tier_is_the_shortest_of_the_groups_own() -> None:
     ]
     assert first_tier("orders.v1", "g", topics) == "orders.v1.g.retry-1m"
     assert first_tier("orders.v1", "nobody", topics) is None
+
+
+SOURCE, GROUP = "orders.v1", "g"
+
+
+def topics_of(*tiers: str) -> set[str]:
+    return {SOURCE, *(f"{SOURCE}.{GROUP}.retry-{tier}" for tier in tiers)}
+
+
+@pytest.mark.parametrize(
+    ("existing", "assigned", "committed", "delays", "found"),
+    [
+        (("5s", "1m"), ("5s", "1m"), (), (5, 60), "5s"),
+        (("5s", "1m", "30s", "5m"), ("30s", "5m"), ("5s", "1m", "30s", "5m"), (5, 60), "30s"),
+        (("5s", "1m", "30s", "5m"), None, ("5s", "1m", "30s", "5m"), (30, 300), "30s"),
+        (("5s", "1m", "30s", "5m"), None, ("5s", "1m", "30s", "5m"), (5, 60, 600), None),
+        (("5s", "1m", "10m"), None, ("5s", "1m"), (5, 60, 600), None),
+        (("5s", "1m"), (), ("5s", "1m"), (5, 60), None),
+        (("5s", "1m"), None, ("5s", "1m"), (), None),
+        ((), None, (), (5, 60), None),
+    ],
+)
+def test_retry_topic_that_is_there_is_used_only_where_the_group_reads_it(
+    existing: tuple[str, ...],
+    assigned: tuple[str, ...] | None,
+    committed: tuple[str, ...],
+    delays: tuple[float, ...],
+    found: str | None,
+) -> None:
+    now = set() if assigned is None else topics_of(*assigned)
+    it = tier_that_is_read(SOURCE, GROUP, Reading(topics_of(*existing), now, topics_of(*committed), delays))
+    if found is None:
+        assert isinstance(it, NotRead)
+        assert "group g" in it
+    else:
+        assert it == f"{SOURCE}.{GROUP}.retry-{found}"
+        assert not isinstance(it, NotRead)
+
+
+@pytest.mark.parametrize(
+    "name", ["retry-count", "retry", "retry-", "retry-topics", "retry-error-code", "Retry-Topic", "x-retry-topic"]
+)
+def test_header_that_only_begins_like_ours_stays_on_every_way(name: str) -> None:
+    its = Journey("orders.v1", 3, 1, 2)
+    once = its.headers(((name, b"mine"),))
+    twice = journey(PARKED._replace(headers=once)).headers(once)
+    for headers in (once, twice, own_headers(twice), original(PARKED._replace(headers=twice), its).headers):
+        assert [value for each, value in headers if each == name] == [b"mine"]
