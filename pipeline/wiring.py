@@ -19,9 +19,8 @@ from pipeline.core.failures import Failure
 from pipeline.core.ports import Listener
 from pipeline.core.record import Record, TopicPartition
 from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, Selection, merge_patch
-from pipeline.core.retry import RetryPolicy, topic_name
-from pipeline.core.topic_file import Declared
-from pipeline.core.topic_plan import Grow
+from pipeline.core.retry import RetryPolicy
+from pipeline.core.topic_file import Declared, listed
 from pipeline.core.visible import sentence
 from pipeline.errors import BrokerUnavailable, NotAuthorized, SchemaRefused, Stopped, TopicRefused, Unavailable
 from pipeline.kafka import config
@@ -46,6 +45,7 @@ from pipeline.stages import provision, schema_gate, schema_report, topic_report
 from pipeline.stages.consume import Consume
 from pipeline.stages.crew import crew_for
 from pipeline.stages.forward import Forward
+from pipeline.stages.group_topics import GroupTopics
 from pipeline.stages.handlers import Handler, adapt, load, load_transform, refuse_misfit
 from pipeline.stages.intake import Intake, Made
 from pipeline.stages.letter_index import Bounds, LetterIndex
@@ -64,12 +64,6 @@ if TYPE_CHECKING:
 GIVE_UP_AFTER_S = 30.0
 CONNECT_S = 10.0
 _RETRY_EVERY_S = 1.0
-_NEW_TOPICS_S = 10.0
-# As long as dead letters: the time there is to mend what keeps a group from working its retries off.
-RETRY_RETENTION_MS = 30 * 86_400_000
-RETRY_HEADERS_BYTES = 65_536
-# The broker's message.max.bytes, where nobody set another one.
-MESSAGE_BYTES_DEFAULT = 1_048_588
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -233,10 +227,12 @@ def consume(
         wait = partial(_wait_for, stopping=stopping, give_up_after_s=GIVE_UP_AFTER_S if once else None)
         wait(lambda: _require_fit(settings, work, writers, only=settings.consume.only))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
-        topics = [kafka.topic, *_retry_topics(settings)]
+        beside = _group_topics(settings)
+        tiers = wait(beside.tiers)
+        topics = [kafka.topic, *tiers.values()]
         wait(lambda: _require_letters(settings))
         wait(inspect)
-        wait(lambda: _provide_retry_topics(settings, topics))
+        provided = wait(lambda: beside.provide(tiers))
         ends = wait(lambda: _ends(settings, topics)) if once else None
         publisher = opened.enter_context(closing(IdempotentProducer(config.producer(kafka))))
         crew = opened.enter_context(closing(crew_for(work, settings.consume.concurrency, settings.consume.batch)))
@@ -253,7 +249,7 @@ def consume(
             crew=crew,
             outbox=Outbox(publisher, kafka.dead_letter_topic, envelope, time.monotonic),
             worker=Worker(kafka.consumer_group, kafka.instance or socket.gethostname()),
-            policy=retry_policy(settings),
+            policy=beside.policy(retry_policy(settings), tiers),
             clock=time.monotonic,
             now_ms=lambda: time.time_ns() // 1_000_000,
             jitter=random.random,
@@ -265,6 +261,8 @@ def consume(
             seen=seen or consume_report(telemetry.say, verbose=verbose, as_fields=logs.json_lines()),
             until=ends,
             settle=until_settled,
+            provide=lambda: beside.grow_along(tiers),
+            provided=provided,
         )
 
 
@@ -297,13 +295,15 @@ def forward(
         wait(lambda: _require_fit(settings, work, writers, only=settings.forward.only))
         envelope = wait(lambda: encoder(settings, kafka.dead_letter_topic))
         encoders = {settings.forward.topic: wait(lambda: encoder(settings, settings.forward.topic))}
-        topics = [kafka.topic, *_retry_topics(settings)]
+        beside = _group_topics(settings)
+        tiers = wait(beside.tiers)
+        topics = [kafka.topic, *tiers.values()]
         wait(lambda: _require_letters(settings))
         wait(lambda: _require_topics(settings, settings.forward.topic))
-        wait(lambda: _provide_retry_topics(settings, topics))
+        provided = wait(lambda: beside.provide(tiers))
         ends = wait(lambda: _ends(settings, topics)) if once else None
 
-        policy = retry_policy(settings)
+        policy = beside.policy(retry_policy(settings), tiers)
 
         def connect() -> TransactionalProducer:
             return TransactionalProducer(
@@ -335,7 +335,7 @@ def forward(
             envelope=envelope,
             worker=Worker(kafka.consumer_group, instance),
             # A try in place would hold its partition up, so with retry topics there is one.
-            policy=replace(policy, attempts=1 if policy.tiers else policy.attempts),
+            policy=replace(policy, attempts=1 if policy.open else policy.attempts),
             clock=time.monotonic,
             now_ms=lambda: time.time_ns() // 1_000_000,
             jitter=random.random,
@@ -346,6 +346,8 @@ def forward(
             interval_s=settings.forward.commit_interval_s,
             until=ends,
             settle=until_settled,
+            provide=lambda: beside.grow_along(tiers),
+            provided=provided,
             pause_at=pause_at,
         )
 
@@ -356,9 +358,15 @@ def retry_policy(settings: Settings) -> RetryPolicy:
     return RetryPolicy(it.attempts, it.backoff_s, it.backoff_max_s, it.delays)
 
 
-def _retry_topics(settings: Settings) -> list[str]:
+def _group_topics(settings: Settings) -> GroupTopics:
     kafka = settings.kafka
-    return [topic_name(kafka.topic, kafka.consumer_group, delay) for delay in settings.retry.delays]
+    return GroupTopics(
+        kafka.topic,
+        kafka.consumer_group,
+        kafka.dead_letter_topic,
+        settings.retry.delays,
+        lambda: Cluster(config.connection(kafka), reads_configs=False),
+    )
 
 
 @contextmanager
@@ -604,59 +612,17 @@ def _require_letters(settings: Settings) -> None:
             f"The dead-letter topic {kafka.dead_letter_topic} is not there, or has fewer partitions than "
             f"{kafka.topic}: letters keep the partition of their source. Create the declared topics: make topics."
         )
-
-
-def _provide_retry_topics(settings: Settings, topics: Sequence[str]) -> None:
-    """Make the group's retry topics where they are not there, and as many partitions of each as the source has.
-
-    They are the group's own business, as its offsets are. Nothing in them may be lost, so they keep records long after they
-    were worked off, counted from when they came: a record's own timestamp may be years old.
-    """
-    source, *tiers = topics
-    if not tiers:
-        return
-    asked = cluster(settings)
-    asked.wait_until_reachable(_RETRY_EVERY_S)
-    count = asked.partitions(source)
-    if count is None:
-        raise BrokerUnavailable(f"The topic {source} is not there. Create the declared topics: make topics.")
-    there = {topic: asked.partitions(topic) for topic in tiers}
-    largest = _largest_message(asked, source) if None in there.values() else 0
-    configs = {
-        "cleanup.policy": "delete",
-        "message.timestamp.type": "LogAppendTime",
-        "retention.ms": str(RETRY_RETENTION_MS),
-        "max.message.bytes": str(largest + RETRY_HEADERS_BYTES),
-    }
-    purpose = f"Records of {source} that {settings.kafka.consumer_group} tries again later."
-    new = dict.fromkeys((name for name, had in there.items() if had is None or had < count), count)
-    asked.create([Declared(name, count, configs=configs, purpose=purpose) for name in tiers if there[name] is None])
-    for name in tiers:
-        had = there[name]
-        if had is not None and had < count:
-            asked.grow(Grow(name, had, count))
-        elif had is not None and had > count:
-            raise TopicRefused(
-                f"The retry topic {name} has {had} partitions, {source} has {count}: a record is tried again in the "
-                f"partition with its own number. Once it is worked off, delete {name}; it is made anew."
-            )
-    if new:
-        # A group that is joined before would not have them, until the client looks for its topics again.
-        leaders = Cluster(config.connection(settings.kafka), reads_configs=False)
-        provision.wait_for_leaders(leaders, new, _NEW_TOPICS_S)
-
-
-def _largest_message(asked: Cluster, topic: str) -> int:
-    """Its max.message.bytes; where this principal may not read configs, which a plain consumer need not, the broker's default."""
     try:
-        return int(asked.topic_configs([topic])[topic]["max.message.bytes"])
-    except NotAuthorized as denied:
-        _log.warning(
-            "%s Going on: retry topics that are made now take records of up to %d bytes, the broker's default.",
-            sentence(str(denied)),
-            MESSAGE_BYTES_DEFAULT,
+        policy = (
+            asked.topic_configs([kafka.dead_letter_topic]).get(kafka.dead_letter_topic, {}).get("cleanup.policy", "")
         )
-        return MESSAGE_BYTES_DEFAULT
+    except NotAuthorized:
+        return  # which a plain consumer need not be: `topics describe` tells whoever may ask
+    if "compact" in listed(policy):
+        raise TopicRefused(
+            f"The dead-letter topic {kafka.dead_letter_topic} has cleanup.policy={policy}: a second letter of a key would "
+            "remove the first. Set it to delete."
+        )
 
 
 def _ends(settings: Settings, topics: Sequence[str]) -> dict[TopicPartition, int]:

@@ -6,7 +6,7 @@ are replaced at every hop, never added to.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.core.failures import Failure
@@ -21,6 +21,11 @@ HEADERS = frozenset(
     )
 )  # fmt: skip
 ERROR_CHARACTERS_MAX = 256
+# As long as dead letters: the time there is to mend what keeps a group from working its retries off.
+KEPT_MS = 30 * 86_400_000
+# The least of it that a topic may keep which somebody else made or changed.
+MENDED_WITHIN_MS = 86_400_000
+HEADERS_BYTES = 65_536
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _NUMBER = re.compile(rb"-?\d{1,19}")
 
@@ -51,13 +56,20 @@ Decision = InPlace | Park | GiveUp
 class RetryPolicy:
     """`attempts` in place, the first one counted, between which the delay doubles from `backoff_s` to `backoff_max_s`.
 
-    `tiers` are the delays of the retry topics in seconds, growing. All times in seconds.
+    `tiers` are the delays of the retry topics in seconds, growing. All times in seconds. What lies in tiers that are `closed`
+    is tried there, but nothing that failed goes into them.
     """
 
     attempts: int = 3
     backoff_s: float = 0.2
     backoff_max_s: float = 5.0
     tiers: tuple[float, ...] = (5.0, 60.0, 600.0)
+    closed: frozenset[int] = frozenset()
+
+    @property
+    def open(self) -> int:
+        """How many tiers take what failed."""
+        return len(self.tiers) - len(self.closed)
 
     def decide(self, tier: int, attempts: int, jitter: float, after_s: float | None = None) -> Decision:
         """What to do with a record of `tier` (0 is the source) that failed `attempts` times in all.
@@ -67,8 +79,8 @@ class RetryPolicy:
         Every record is tried equally often, `attempts` plus once for each tier: one that came into a tier only behind
         another of its key has its tries there.
         """
-        later = range(tier + 1, len(self.tiers) + 1)
-        if attempts >= self.attempts + len(self.tiers):
+        later = [each for each in range(tier + 1, len(self.tiers) + 1) if each not in self.closed]
+        if attempts >= self.attempts + self.open:
             return GiveUp()
         if not later or (attempts < self.attempts and (after_s or 0.0) <= self.backoff_max_s):
             delay = min(self.backoff_s * 2 ** min(attempts - 1, 30), self.backoff_max_s) * (1 - jitter / 2)
@@ -180,6 +192,29 @@ def short(seconds: float) -> str:
 def topic_name(source: str, group: str, delay_s: float) -> str:
     """The retry topic of a group for one delay: `orders.v1.orders-workers.retry-5s`."""
     return f"{source}.{group}.retry-{short(delay_s)}"
+
+
+def tier_configs(delay_s: float, record_bytes_max: int) -> dict[str, str]:
+    """What a retry topic needs so that nothing in it is lost: kept as long as dead letters are, from when it is due."""
+    return {
+        "cleanup.policy": "delete",
+        "message.timestamp.type": "LogAppendTime",
+        "retention.ms": str(int(delay_s * 1000) + KEPT_MS),
+        "retention.bytes": "-1",
+        "max.message.bytes": str(record_bytes_max + HEADERS_BYTES),
+    }
+
+
+def unsafe(delay_s: float, actual: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """What of a retry topic's configs could lose a record, and what it has to be instead; more than is needed stays."""
+    kept_ms, bytes_max = int(actual.get("retention.ms", "-1")), int(actual.get("max.message.bytes", "0"))
+    wrong = {
+        "cleanup.policy": actual.get("cleanup.policy") != wanted["cleanup.policy"],
+        "retention.ms": 0 <= kept_ms < int(delay_s * 1000) + MENDED_WITHIN_MS,
+        "retention.bytes": actual.get("retention.bytes", "-1") != "-1",
+        "max.message.bytes": bytes_max < int(wanted["max.message.bytes"]),
+    }
+    return {name: wanted[name] for name, is_wrong in wrong.items() if is_wrong}
 
 
 def retry_topics(source: str, group: str, topics: Iterable[str]) -> dict[float, str]:

@@ -22,6 +22,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exported there without a word that it is
     AdminClient,
+    AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
     ConfigSource,
@@ -157,6 +158,18 @@ class Cluster:
             doing = f"growing topic {topic.name} to {topic.wanted} partitions"
             raise self._refused(error, doing, needs=f"ALTER on Topic {topic.name}") from error
         return True
+
+    def alter(self, topic: str, configs: Mapping[str, str]) -> None:
+        """Set these configs of the topic, and leave its others; raises `TopicRefused` with the broker's reason."""
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in configs.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        [(_, future)] = self._ask(lambda: self._admin.incremental_alter_configs([resource], **_LIMIT))
+        try:
+            future.result()
+        except KafkaException as error:
+            raise self._refused(error, f"setting {', '.join(configs)} of topic {topic}") from error
 
     def partitions(self, topic: str) -> int | None:
         """How many partitions the topic has; None when it is not there."""

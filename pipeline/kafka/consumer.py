@@ -72,6 +72,8 @@ class GroupConsumer:
         self._begun: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._stalled: set[TopicPartition] = set()
+        # Subscribed to the first topic alone for a moment; whether that is through.
+        self._narrow = self._narrowed = False
         self._topics_missing: set[str] = set()
         self._properties = {
             **properties,
@@ -86,8 +88,23 @@ class GroupConsumer:
 
     def _join(self) -> Consumer:
         consumer = Consumer(self._properties, logger=librdkafka_logger())
-        consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._narrow = self._narrowed = False
+        self._subscribe(consumer, self._topics)
         return consumer
+
+    def _subscribe(self, consumer: Consumer, topics: list[str]) -> None:
+        consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def rejoin(self) -> None:
+        """Have the group assign its partitions anew, while polling.
+
+        A static member that comes back is given what it had, also where it subscribes to other topics now (the coordinator
+        compares the assignor's name alone), and one that joins again as it was changes nothing: it has to join as another
+        one first. With KIP-848 the broker itself looks after that.
+        """
+        if not self._incremental and len(self._topics) > 1:
+            self._narrow = True
+            self._subscribe(self._consumer, self._topics[:1])
 
     def poll(self, limit: int, timeout_s: float) -> list[Record]:
         """Up to `limit` records: waits `timeout_s` seconds for the first, then takes what is there already.
@@ -95,6 +112,9 @@ class GroupConsumer:
         Raises `Fenced` when a twin with the same instance name took over (KIP-848: was there first, and stays), and what
         `kafka.errors.translate` gives for errors that will not pass by themselves (authorisation).
         """
+        if self._narrowed:
+            self._narrow = self._narrowed = False
+            self._subscribe(self._consumer, self._topics)
         if self._join_again_at is not None and not self._joins_again(timeout_s):
             return []
         first = self._consumer.poll(timeout_s)
@@ -288,7 +308,7 @@ class GroupConsumer:
         self._listener.committed(None if failed is None else _commit_failure(failed))
 
     def _assigned(self, consumer: Consumer, partitions: list[ClientPartition]) -> None:
-        self._joined, self._taken_since = True, None
+        self._joined, self._taken_since, self._narrowed = True, None, self._narrow
         self._topics_missing.clear()
         _log.info("partitions assigned: %s", _names(partitions), extra=_fields(partitions))
         came = _set(partitions)

@@ -82,6 +82,8 @@ class IdempotentProducer:
         except BufferError:
             return False
         except KafkaException as error:
+            if is_new(error.args[0], self._producer, topic, partition):
+                return self._takes(topic, key, value, headers, partition, on_delivery)
             # Refused on the spot: too large, or an unknown partition of a known topic.
             on_delivery(Delivery(topic, -1, -1, key, failure(error.args[0], topic), value))
         return True
@@ -112,6 +114,17 @@ class IdempotentProducer:
                 self._producer.purge()
                 break
         self._producer.close()
+
+
+def is_new(error: KafkaError, producer: Producer, topic: str, partition: int | None) -> bool:
+    """Whether a partition that the client does not know is one that the topic got meanwhile; it knows it then."""
+    if error.code() != KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001  # the client names its own codes so
+        return False
+    try:
+        found = producer.list_topics(topic, timeout=_ASK_S).topics.get(topic)
+    except KafkaException:
+        return False
+    return found is not None and partition in found.partitions
 
 
 def _report_to(on_delivery: Callable[[Delivery], None]) -> _Report:

@@ -20,7 +20,7 @@ from pipeline.core.record import Headers, TopicPartition
 from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError, ProducerFenced, SettingsRefused, TooLarge
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
-from pipeline.kafka.producer import ANY_PARTITION, failure
+from pipeline.kafka.producer import ANY_PARTITION, failure, is_new
 
 TRANSACTION_S = 60.0
 _RETRY_EVERY_S = 0.1
@@ -168,6 +168,8 @@ class TransactionalProducer:
                     raise self._fatal(problem) from error
                 if problem.name() == "_STATE":
                     raise self._failed_already(topic) from error
+                if is_new(problem, self._producer, topic, partition):
+                    continue
                 refused = failure(problem, topic)
                 if on_refused is not None and isinstance(refused, TooLarge):
                     on_refused(refused)

@@ -1,7 +1,7 @@
 """The store: one row per order in a SQL table, written so that doing it twice changes nothing.
 
-Idempotent on `order_id`: a row is replaced only by a higher offset of the same partition, so a redelivered record, or
-one that a slow twin writes late, never undoes a newer one (promise P2).
+Idempotent on `order_id`: a row is replaced only by a newer version of its order, so a redelivered record never undoes a newer
+one (promise P2). In one partition the higher offset is newer; where a topic has grown or was made anew, the later event time.
 """
 
 import sqlite3
@@ -26,6 +26,7 @@ from sqlalchemy import (
     and_,
     false,
     inspect,
+    or_,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -281,14 +282,29 @@ def _of_many_rows(upsert: str, count: int) -> str:
 
 
 def _on_conflict(insert: Any) -> Any:
-    """A row is replaced only by a higher offset of the same partition."""
+    """A row is replaced by a newer version of its order alone (decision 0014); `_is_newer` says the same of a list."""
+    new = insert.excluded
     return insert.on_conflict_do_update(
         index_elements=[orders.c.order_id],
         set_={column.name: insert.excluded[column.name] for column in orders.c if not column.primary_key},
-        where=and_(
-            orders.c.source_partition == insert.excluded.source_partition,
-            orders.c.source_offset < insert.excluded.source_offset,
+        where=or_(
+            and_(orders.c.source_partition == new.source_partition, orders.c.source_offset < new.source_offset),
+            orders.c.timestamp_utc < new.timestamp_utc,
+            and_(orders.c.timestamp_utc == new.timestamp_utc, orders.c.source_partition < new.source_partition),
         ),
+    )
+
+
+def _is_newer(pair: tuple[OrderPlaced, Record], than: tuple[OrderPlaced, Record]) -> bool:
+    """In one partition the higher offset; else the later event time; at the same time the higher partition.
+
+    Keys that move when a topic grows by a multiple move to a higher partition.
+    """
+    (order, record), (other, before) = pair, than
+    return (
+        (record.partition == before.partition and record.offset > before.offset)
+        or order.timestamp_utc > other.timestamp_utc
+        or (order.timestamp_utc == other.timestamp_utc and record.partition > before.partition)
     )
 
 
@@ -296,12 +312,10 @@ def _one_row_per_order(pairs: Iterable[tuple[OrderPlaced, Record]]) -> Iterable[
     """One statement must not touch a row twice (PostgreSQL refuses it): settle the batch here as the table would."""
     kept: dict[str, tuple[OrderPlaced, Record]] = {}
     for pair in pairs:
-        order, record = pair
-        earlier = kept.setdefault(order.order_id, pair)[1]
-        if earlier is record:
-            continue
-        if earlier.partition == record.partition and earlier.offset < record.offset:
-            kept[order.order_id] = pair
+        order_id = pair[0].order_id
+        earlier = kept.setdefault(order_id, pair)
+        if earlier is not pair and _is_newer(pair, earlier):
+            kept[order_id] = pair
     return kept.values()
 
 

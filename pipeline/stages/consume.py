@@ -126,6 +126,8 @@ class Consume:
         seen: Callable[[Record, Failure | None], None] | None = None,
         until: Mapping[TopicPartition, int] | None = None,
         settle: bool = False,
+        provide: Callable[[], int] | None = None,
+        provided: int = 0,
     ) -> None:
         self._topics = topics
         self._decoder = decoder
@@ -146,7 +148,9 @@ class Consume:
         self._in_hand: Run | None = None
         self._places = Places(topics[0], log)
         self._let_in_at = 0.0
-        self._partitions = Partitions(topics, log, clock, together=keep_order, owner=life, until=self._until)
+        self._partitions = Partitions(
+            topics, log, clock, together=keep_order, owner=life, until=self._until, provide=provide, provided=provided
+        )
         # While every hand has a list, one more gets ready.
         self._room = Room((crew.room + 1) * crew.list_max, self._partitions, clock)
         self._numbers = 0

@@ -133,6 +133,8 @@ class Forward:
         interval_s: float = 0.1,
         until: Mapping[TopicPartition, int] | None = None,
         settle: bool = False,
+        provide: Callable[[], int] | None = None,
+        provided: int = 0,
         pause_at: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._connect = connect
@@ -157,7 +159,9 @@ class Forward:
         self._settle_all = settle
         self._pause_at = pause_at
         self._places = Places(topics[0], log)
-        self._partitions = Partitions(topics, log, clock, together=keep_order, until=self._until)
+        self._partitions = Partitions(
+            topics, log, clock, together=keep_order, until=self._until, provide=provide, provided=provided
+        )
         self._tries: dict[tuple[TopicPartition, int], int] = {}
         self._first_failed: dict[tuple[TopicPartition, int], int] = {}
         self._stamps = Stamps(window, now_ms)

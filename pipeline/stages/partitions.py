@@ -19,6 +19,8 @@ from pipeline.stages.findings import Findings
 
 # KIP-848 hands partitions over one by one, each when its last owner has let go of it (which drains first).
 TOGETHER_S = 60.0
+# After so long the group is asked to assign anew, once: it may not have looked at which topics there are now.
+REJOIN_S = 5.0
 # So often it is looked whether a topic is still the one that was opened: the client reads on in another one of that name.
 LOOK_EVERY_S = 10.0
 _log = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class Partitions:
 
     With `together` false each partition is a shard of its own, and there is no fence. `owner` goes into every note.
     `findings` are the positions that the logs did not hold; the ends in `until`, if any, follow a log that is another one now.
+    What goes with a source of `provided` partitions is there; `provide` makes it for more, and tells for how many now.
     """
 
     def __init__(
@@ -86,10 +89,17 @@ class Partitions:
         *,
         together: bool,
         owner: str = "",
+        provide: Callable[[], int] | None = None,
+        provided: int = 0,
         until: MutableMapping[TopicPartition, int] | None = None,
     ) -> None:
         self.owner = owner
         self._tiers = {topic: tier for tier, topic in enumerate(topics)}
+        self._source = topics[0]
+        self._rejoined = False
+        self._torn_since: float | None = None
+        self._provide = provide
+        self._provided = provided
         self._log = log
         self._clock = clock
         self._together = together and len(topics) > 1
@@ -153,7 +163,12 @@ class Partitions:
         committed, the offset that reading begins with is committed in any case. Raises `Unavailable` when it has to be tried
         again, `NotTogether` when a shard does not become whole.
         """
+        highest = max((where.partition for where in self._assigned if where.topic == self._source), default=-1)
+        if self._provide is not None and highest >= self._provided:
+            self._provided = self._provide()
+            _log.warning("%s has %d partitions now: what goes with the new ones is there", self._source, self._provided)
         parts = [part for part in self._whole() if not any(where in self.open for where in part)]
+        self._have_torn_ones_assigned_anew(source)
         if not parts:
             return []
         wanted = [where for part in parts for where in part]
@@ -244,6 +259,13 @@ class Partitions:
             if finding.again and self._until is not None and finding.where in self._until:
                 self._until[finding.where] = min(self._until[finding.where], finding.bounds.end)
 
+    def _have_torn_ones_assigned_anew(self, source: Source) -> None:
+        if self._torn_since is None:
+            self._rejoined = False
+        elif not self._rejoined and self._clock() - self._torn_since > REJOIN_S:
+            self._rejoined = True
+            source.rejoin()
+
     def hold(self, source: Source, streams: Collection[Stream], reason: str) -> None:
         """Read no more of these for now; there may be several reasons at a time."""
         fresh = [stream.where for stream in streams if not stream.holds]
@@ -261,6 +283,7 @@ class Partitions:
             source.resume(freed)
 
     def _whole(self) -> Iterator[list[TopicPartition]]:
+        self._torn_since = None
         if not self._together:
             yield from ([where] for where in self._assigned)
             return
@@ -271,6 +294,7 @@ class Partitions:
                 yield part
                 continue
             since = max(self._assigned[where] for where in part if where in self._assigned)
+            self._torn_since = min(since, since if self._torn_since is None else self._torn_since)
             if self._clock() - since > TOGETHER_S:
                 raise NotTogether(
                     f"Partition {partition} of {missing[0].topic} is not assigned to the member that has the same partition "

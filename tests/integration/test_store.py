@@ -97,15 +97,38 @@ def test_later_offset_of_the_same_partition_replaces_and_an_earlier_one_does_not
     assert [row[2] for row in rows(store)] == [Decimal("2.00")]
 
 
-def test_offset_of_another_partition_does_not_replace(store: OrderStore) -> None:
-    store.upsert([(order(amount="1"), at(5, 0))])
-    store.upsert([(order(amount="2"), at(99, 1))])
-    assert [row[2] for row in rows(store)] == [Decimal("1.00")]
+def later(amount: str, minutes: int = 1) -> OrderPlaced:
+    return order(amount=amount, timestamp_utc=datetime(2010, 12, 1, 8, 26 + minutes, tzinfo=UTC))
+
+
+def test_version_in_another_partition_replaces_by_its_event_time_in_any_order_of_arrival(store: OrderStore) -> None:
+    before, after = (order(amount="1"), at(50, 2)), (later("2"), at(3, 0))
+    for versions in ([before, after], [after, before], [before, after, before, after]):
+        for one in versions:
+            store.upsert([one])
+        assert [row[2] for row in rows(store)] == [Decimal("2.00")], "a topic that has grown moves keys"
+        store.upsert(versions)
+        assert [row[2] for row in rows(store)] == [Decimal("2.00")], "in one list as one by one"
+
+
+def test_version_of_a_topic_made_anew_replaces_by_its_event_time(store: OrderStore) -> None:
+    store.upsert([(order(amount="1"), at(900))])
+    store.upsert([(later("2"), at(3))])
+    assert [row[2] for row in rows(store)] == [Decimal("2.00")]
+    store.upsert([(order(amount="1"), at(4))])
+    assert [row[2] for row in rows(store)] == [Decimal("1.00")], "in one partition the higher offset is newer"
+
+
+def test_version_of_the_same_time_in_a_higher_partition_replaces_whatever_comes_first(store: OrderStore) -> None:
+    for versions in ((at(5, 0), at(2, 3)), (at(2, 3), at(5, 0))):
+        for record in versions:
+            store.upsert([(order(amount=str(record.partition + 1)), record)])
+        assert [row[2] for row in rows(store)] == [Decimal("4.00")]
 
 
 def test_order_twice_in_one_batch_is_one_row_as_if_stored_one_by_one(store: OrderStore) -> None:
     store.upsert([(order(amount="1"), at(5)), (order(amount="2"), at(6)), (order(amount="3"), at(7, 1))])
-    assert [(row[2], row[4], row[5]) for row in rows(store)] == [(Decimal("2.00"), 0, 6)]
+    assert [(row[2], row[4], row[5]) for row in rows(store)] == [(Decimal("3.00"), 1, 7)]
 
 
 @pytest.mark.parametrize("count", [3, 4096, 10_000])

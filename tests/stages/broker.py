@@ -118,7 +118,7 @@ class Member:
         self.paused: set[TopicPartition] = set()
         self.stalled: set[TopicPartition] = set()
         self.commit_errors: deque[PipelineError] = deque()
-        self.polls = 0
+        self.polls = self.rejoins = 0
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[Record]:
         self.polls += 1
@@ -162,6 +162,9 @@ class Member:
     def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._positions |= offsets
         self.stalled -= offsets.keys()
+
+    def rejoin(self) -> None:
+        self.rejoins += 1
 
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         try:

@@ -86,6 +86,8 @@ class FakeSource:
             "given once, each of them"
         )
 
+    def rejoin(self) -> None: ...
+
     def commit(self, offsets: Mapping[TopicPartition, Commit]) -> None:
         self._answers.append((dict(offsets), self.commit_errors.popleft() if self.commit_errors else None))
 

@@ -307,3 +307,18 @@ def test_worker_that_two_topics_of_one_shard_are_made_anew_of_opens_it_once_more
         P0: "second",
         retry: "second",
     }
+
+
+def test_record_of_a_tier_that_is_not_configured_any_more_is_tried_and_its_key_waits() -> None:
+    world = World()
+    tiers = ("orders.v1", "retry-5s", "retry-600s")
+    old = TopicPartition("retry-600s", 0)
+    world.broker.write(old, b"a", b"a1")
+    world.write("a2", "b1")
+    policy = RetryPolicy(attempts=1, tiers=(5.0, 600.0), closed=frozenset({2}))
+    stage = world.consume(topics=tiers, policy=policy)
+    world.broker.give(world.member, TopicPartition("retry-5s", 0), old)
+    world.turns(stage, 400)
+    assert [effect for effect in world.effects if effect[0] == "a"] == ["a1", "a2"]
+    assert len(world.effects) == 3
+    assert world.broker.commits[old].offset == len(world.broker.logs[old])

@@ -6,7 +6,7 @@ from pipeline.core.offsets import Note
 from pipeline.core.ports import Commit
 from pipeline.core.record import TopicPartition
 from pipeline.errors import BrokerUnavailable, NotTogether
-from pipeline.stages.partitions import TOGETHER_S, Partitions
+from pipeline.stages.partitions import REJOIN_S, TOGETHER_S, Partitions
 from tests.stages.broker import FakeBroker, Member
 from tests.stages.fakes import FakeClock
 
@@ -240,3 +240,42 @@ def test_topic_made_anew_is_noticed_while_it_is_open_without_being_waited_for() 
     assert bench.partitions.any_displaced
     assert [(stream.where, sure) for stream, sure in bench.partitions.to_reopen(bench.member)] == [(F0, False)]
     assert F0 in bench.member.paused
+
+
+def test_partition_that_is_new_to_the_source_opens_once_what_goes_with_it_is_there() -> None:
+    bench = Bench()
+    provided: list[int] = []
+
+    def provide() -> int:
+        if not provided:
+            provided.append(0)
+            raise BrokerUnavailable("no leader yet.")
+        provided.append(2)
+        return 2
+
+    bench.partitions = Partitions(TOPICS, bench.broker, bench.clock, together=True, provide=provide, provided=1)
+    bench.came(P0, F0, S0)
+    assert bench.open() == {P0, F0, S0}
+    assert provided == []
+    bench.came(P1)
+    with pytest.raises(BrokerUnavailable):
+        bench.open()
+    assert bench.open() == set(), "its retry topics are not assigned yet"
+    bench.came(F1, S1)
+    assert bench.open() == {P1, F1, S1}
+    assert provided == [0, 2]
+
+
+def test_shard_that_stays_in_pieces_has_the_group_assign_anew_once() -> None:
+    bench = Bench()
+    bench.came(P0, F0)
+    assert (bench.open(), bench.member.rejoins) == (set(), 0)
+    bench.clock.now += REJOIN_S
+    for _ in range(3):
+        assert (bench.open(), bench.member.rejoins) == (set(), 1)
+    bench.came(S0)
+    assert bench.open() == {P0, F0, S0}
+    bench.came(P1)
+    bench.open()
+    bench.clock.now += REJOIN_S
+    assert (bench.open(), bench.member.rejoins) == (set(), 2)

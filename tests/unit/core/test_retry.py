@@ -257,3 +257,15 @@ def test_header_that_only_begins_like_ours_stays_on_every_way(name: str) -> None
     twice = journey(PARKED._replace(headers=once)).headers(once)
     for headers in (once, twice, own_headers(twice), original(PARKED._replace(headers=twice), its).headers):
         assert [value for each, value in headers if each == name] == [b"mine"]
+
+
+def test_closed_tier_takes_nothing_new_and_what_lies_there_goes_on_to_open_ones() -> None:
+    policy = RetryPolicy(attempts=1, tiers=(5.0, 30.0, 60.0, 600.0), closed=frozenset({1, 3}))
+    assert policy.decide(0, 1, 0.0) == Park(2)
+    assert policy.decide(2, 2, 0.0) == Park(4)
+    assert policy.decide(1, 2, 0.0) == Park(2)
+    assert policy.decide(3, 2, 0.0, 3600.0) == Park(4)
+    assert policy.decide(4, 3, 0.0) == GiveUp()
+    last = RetryPolicy(attempts=2, tiers=(5.0,), closed=frozenset({1}))
+    assert [last.decide(0, tries, 0.0) for tries in (1, 2)] == [InPlace(0.2), GiveUp()]
+    assert last.decide(1, 3, 0.0) == GiveUp(), "it had its tries already"

@@ -4,7 +4,6 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType
 
-from pipeline import wiring
 from pipeline.errors import BrokerUnavailable, NotAuthorized, PipelineError, SettingsRefused, TopicRefused
 from pipeline.kafka.admin import Cluster
 from pipeline.kafka.errors import DENIED, OUTAGE, TOPIC_ABSENT, UNAUTHENTICATED, other_protocol, translate
@@ -61,12 +60,3 @@ def test_cluster_names_who_was_denied_what(monkeypatch):
     monkeypatch.setattr(cluster, "_ask", lambda _: [(ConfigResource(ResourceType.TOPIC, "orders.v1"), denied)])
     with pytest.raises(NotAuthorized, match=r"User:alice needs DESCRIBE_CONFIGS on Topic orders\.v1"):
         cluster.topic_configs(["orders.v1"])
-
-
-def test_consumer_that_may_not_read_configs_goes_on_with_the_default_and_a_word(caplog):
-    class Denied:
-        def topic_configs(self, names):
-            raise NotAuthorized(f"this principal needs DESCRIBE_CONFIGS on Topic {names[0]}")
-
-    assert wiring._largest_message(Denied(), "orders.v1") == wiring.MESSAGE_BYTES_DEFAULT
-    assert "DESCRIBE_CONFIGS on Topic orders.v1. Going on" in caplog.text
