@@ -3,6 +3,11 @@
 A message says what happened, where, and what to do; doors print it and leave with `exit_code`.
 """
 
+from datetime import timedelta
+from decimal import Decimal
+from math import inf, isnan, nan
+from numbers import Real
+
 
 class PipelineError(Exception):
     """The base: something failed while running."""
@@ -82,6 +87,10 @@ class HandlerFailed(PipelineError):
     """A handler failed in a way that is not the record's fault nor the environment's: a bug, which stops the worker."""
 
 
+class WrongReturn(HandlerFailed):
+    """A handler or a transform returned what none may return: its work is not done, or what it says is not understood."""
+
+
 class NotTogether(PipelineError):
     """A partition and its retry topics belong to different members: the order of a key could not be kept."""
 
@@ -143,14 +152,39 @@ class Reject(RecordError):
 
 
 class Retry(Exception):
-    """Raised by a handler: this event failed for now; it is tried again, not before `after` seconds where that is given.
+    """Raised by a handler: this event failed for now; it is tried again, not before `after` where that is given.
 
-    What is longer than the longest delay of the retry topics is cut to that one.
+    `why` is text, or the exception that was caught. `after` is a number of seconds or a `timedelta`; below zero it is at
+    once, and what is longer than the longest delay of the retry topics is cut to that one. Anything else is a `TypeError`,
+    here, in the handler's own line. `self.after` is seconds as a float, or None.
     """
 
-    def __init__(self, why: str = "the handler asks for another try", *, after: float | None = None) -> None:
+    def __init__(
+        self, why: object = "the handler asks for another try", *, after: float | timedelta | None = None
+    ) -> None:
+        if not isinstance(why, str | BaseException):
+            raise TypeError(
+                f"Retry({why!r}): the first argument is the reason, as text. For a delay write after={why!r}."
+            )
         super().__init__(why)
-        self.after = after
+        self.after = None if after is None else seconds(after)
+
+
+def seconds(value: object) -> float:
+    """A delay as a float that is no NaN and not below zero; a number, or a `timedelta`, else `TypeError`."""
+    if isinstance(value, timedelta):
+        return max(0.0, value.total_seconds())
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise TypeError(f"after={value!r} is no number of seconds and no timedelta.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = inf if value > 0 else 0.0  # type: ignore[operator]
+    except ValueError:  # a signalling NaN of Decimal
+        number = nan
+    if isnan(number):
+        raise TypeError(f"after={value!r} is no number of seconds.")
+    return max(0.0, number)
 
 
 class SinkRefused(Exception):

@@ -37,6 +37,8 @@ _HELP = {
     "missed_records": "Records deleted before the group read them, at most.",
     "positions": "Positions that the log did not hold.",
     "parked_records": "Keyed records of this member's partitions that wait in retry topics.",
+    "handlers_running": "Calls of the handler that go on.",
+    "oldest_in_flight_seconds": "Seconds since the oldest call of the handler that goes on began; 0 when none does.",
     "recovery_mode": "1 while records are named in commits before they are processed, because a worker died with them.",
     "last_poll_age_seconds": "Seconds since this member polled last; beyond max.poll.interval.ms it loses its partitions.",
     "last_commit_age_seconds": "Seconds since a commit was acknowledged last; it grows where nothing is to be committed, too.",

@@ -182,12 +182,15 @@ class Kafka(_Section):
 
 
 class Consume(_Section):
-    """How many processes, handlers side by side in each, records at once, and deaths of its worker that a record is granted."""
+    """How many processes, handlers side by side in each, records at once, how long a handler may take, and how many deaths of
+    its worker a record is granted.
+    """
 
     processes: Processes = 1
 
     concurrency: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 1
     batch: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)] = 10_000
+    handler_timeout_s: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=86_400, allow_inf_nan=False)] = 0
     crash_limit: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1000), AfterValidator(_crash_limit)] = 3
     only: bool = False
     careful_s: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=86_400, allow_inf_nan=False)] = 60
@@ -200,6 +203,7 @@ class Retry(_Section):
     backoff_s: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=3600, allow_inf_nan=False)] = 0.2
     backoff_max_s: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=3600, allow_inf_nan=False)] = 5
     tiers: Annotated[Servers, AfterValidator(_tiers)] = "5s,1m,10m"
+    bugs: Literal["stop", "retry", "dead-letter"] = "stop"
     keep_order: bool = True
 
     @property

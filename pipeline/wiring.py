@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline import logs, telemetry
 from pipeline.core.dead_letter import Worker
 from pipeline.core.destinations import allowing, destinations
-from pipeline.core.failures import Failure
+from pipeline.core.failures import Failure, Verdict, judge
 from pipeline.core.ports import Listener
 from pipeline.core.record import Record, TopicPartition
 from pipeline.core.redrive import GROUP, PARKED, REDRIVEN, Selection, merge_patch
@@ -43,6 +43,7 @@ from pipeline.serde.patches import read_patch
 from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
 from pipeline.stages import provision, schema_gate, schema_report, topic_report
+from pipeline.stages.bugs import looked_after
 from pipeline.stages.consume import Consume
 from pipeline.stages.crew import crew_for
 from pipeline.stages.forward import Forward
@@ -70,6 +71,7 @@ RETRY_RETENTION_MS = 30 * 86_400_000
 RETRY_HEADERS_BYTES = 65_536
 # The broker's message.max.bytes, where nobody set another one.
 MESSAGE_BYTES_DEFAULT = 1_048_588
+_BUGS = {"stop": Verdict.STOP, "retry": Verdict.TRY_AGAIN, "dead-letter": Verdict.GIVE_UP}
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -239,7 +241,11 @@ def consume(
         wait(lambda: _provide_retry_topics(settings, topics))
         ends = wait(lambda: _ends(settings, topics)) if once else None
         publisher = opened.enter_context(closing(IdempotentProducer(config.producer(kafka))))
-        crew = opened.enter_context(closing(crew_for(work, settings.consume.concurrency, settings.consume.batch)))
+        it, bugs = settings.consume, _BUGS[settings.retry.bugs]
+        timeout_s = it.handler_timeout_s or None
+        crew = opened.enter_context(
+            closing(crew_for(work, it.concurrency, it.batch, judged=judge(bugs), timeout_s=timeout_s))
+        )
 
         def join(listener: Listener) -> GroupConsumer:
             return opened.enter_context(closing(GroupConsumer(properties, topics, listener)))
@@ -262,6 +268,8 @@ def consume(
             crash_limit=settings.consume.crash_limit,
             careful_s=settings.consume.careful_s,
             life=secrets.token_hex(8),
+            bugs=bugs,
+            handler_timeout_s=timeout_s,
             seen=seen or consume_report(telemetry.say, verbose=verbose, as_fields=logs.json_lines()),
             until=ends,
             settle=until_settled,
@@ -321,7 +329,7 @@ def forward(
         def join(listener: Listener) -> GroupConsumer:
             return opened.enter_context(closing(GroupConsumer(properties, topics, listener)))
 
-        yield Forward(
+        stage = Forward(
             source=join,
             log=TopicLog(properties, lambda: cluster(settings)),
             connect=connect,
@@ -344,10 +352,13 @@ def forward(
             only=settings.forward.only,
             batch=settings.forward.batch,
             interval_s=settings.forward.commit_interval_s,
+            bugs=_BUGS[settings.retry.bugs],
             until=ends,
             settle=until_settled,
             pause_at=pause_at,
         )
+        opened.enter_context(looked_after(stage.long_calls))
+        yield stage
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:

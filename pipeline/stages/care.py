@@ -145,6 +145,10 @@ class Care:
             work.tries = 1 + self._deaths(work)
         return work.tries >= self._limit
 
+    def would_kill_again(self, work: Work) -> bool:
+        """Whether the next worker would give it up, were this one to end with it now: then it can as well, knowing why."""
+        return bool(self) and work.tries > 0 and work.tries + 1 >= self._limit
+
     def admits(self, work: Work, others: Collection[Work], sending: int) -> bool:
         """Whether it may be in flight together with these: a suspect is alone, or its death would be another's fault.
 

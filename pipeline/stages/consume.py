@@ -18,7 +18,17 @@ from operator import attrgetter
 from typing import Any
 
 from pipeline.core.dead_letter import Letter, Worker
-from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, crash_loop, exhausted, unparkable
+from pipeline.core.failures import (
+    Failure,
+    FailureKind,
+    Verdict,
+    classify,
+    crash_loop,
+    exhausted,
+    retry_after,
+    unparkable,
+    verdict,
+)
 from pipeline.core.ordering import Lanes
 from pipeline.core.ports import Decoder, Listener, Log, Source
 from pipeline.core.record import Record, TopicPartition, offset_of, place_of, value_of
@@ -31,7 +41,6 @@ from pipeline.errors import (
     NotTogether,
     PipelineError,
     RecordError,
-    Retry,
     SchemaPending,
     TooLarge,
     Unavailable,
@@ -39,11 +48,12 @@ from pipeline.errors import (
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.ages import ages
 from pipeline.stages.back_off import BackOff
+from pipeline.stages.bugs import LongCalls, bug
 from pipeline.stages.care import CAREFUL_S, Care
 from pipeline.stages.commits import Commits
 from pipeline.stages.crew import Crew, Done
 from pipeline.stages.failure_log import FailureLog
-from pipeline.stages.handlers import Handler
+from pipeline.stages.handlers import Handler, Kind
 from pipeline.stages.other_events import OtherEvents
 from pipeline.stages.outbox import Outbox
 from pipeline.stages.partitions import Partitions, Shard, Stream
@@ -100,7 +110,8 @@ class Consume:
     after a restart; `careful_s` bounds how long it takes care after another one died. `seen` is told of every settled record,
     and of why it was given up or parked, if it was. `until` names the offset of each partition at which to stop;
     with `settle`, not before what went to retry topics meanwhile is settled too.
-    `crash_limit` is how many deaths with it in hand a record is granted, 0 for any number.
+    `crash_limit` is how many deaths with it in hand a record is granted, 0 for any number. `bugs` is what becomes of a
+    record whose handler has a bug. A call of a plain handler that takes longer than `handler_timeout_s` stops the worker.
     """
 
     def __init__(
@@ -123,6 +134,8 @@ class Consume:
         crash_limit: int = 3,
         careful_s: float = CAREFUL_S,
         life: str = "",
+        bugs: Verdict = Verdict.STOP,
+        handler_timeout_s: float | None = None,
         seen: Callable[[Record, Failure | None], None] | None = None,
         until: Mapping[TopicPartition, int] | None = None,
         settle: bool = False,
@@ -138,6 +151,11 @@ class Consume:
         self._now_ms = now_ms
         self._jitter = jitter
         self._keep_order = keep_order
+        self._bugs = bugs
+        # A coroutine is cancelled by its crew. Crews whose calls take no time have none to tell of.
+        limit_s = None if handler.kind is Kind.ASYNC else handler_timeout_s
+        calls = getattr(crew, "calls", list)
+        self._long_calls = LongCalls(f"The handler {handler.name}", calls, clock, limit_s)
         self._seen = seen
         self._until = None if until is None else dict(until)
         self._settle_all = settle
@@ -158,6 +176,8 @@ class Consume:
         self._warned_at: float | None = None
         self._open_at = 0.0
         self._broken: PipelineError | None = None
+        # It stays named in its partition's note: the next worker knows what this one stopped at.
+        self._stopped_at: Work | None = None
         self._started_at: float | None = None
         self._clean = True
         self._over = False
@@ -213,6 +233,7 @@ class Consume:
         self._dispatch()
         self._commits.serve(busy=self._busy)
         self._failure_log.serve()
+        self._broken = self._broken or self._long_calls.look()
         self._raise_what_broke()
 
     def _raise_what_broke(self) -> None:
@@ -339,7 +360,7 @@ class Consume:
     def _is_given_up(self, stream: Stream, record: Record) -> bool:
         """A closer look: it may also make its schema known."""
         try:
-            self._handler.event(self._decoder.decode(record.value))
+            self._fresh(record)
         except RecordError as error:
             # It takes no number, so that the run goes on behind it.
             work = self._work_of(stream, record, 0)
@@ -347,15 +368,19 @@ class Consume:
             self._lanes.adopt(work.lane, work)
             self._refuse(work, error)
             return True
-        except Unavailable:
-            pass  # said, and waited for, where it is looked at alone
+        except BaseException:  # noqa: BLE001, S110  # said, and waited for or stopped at, where it is looked at alone
+            pass
         return False
+
+    def _fresh(self, record: Record) -> Any:
+        """Its event, made for one try; decoder and model may raise anything, the model being the user's."""
+        return self._handler.event(self._decoder.decode(record.value))
 
     def _events(self, records: Sequence[Record]) -> list[Any]:
         """Of these, or of those before the first one that needs a closer look: it gets that when it is looked at alone."""
         events: list[Any] = []
-        with suppress(Exception):
-            # What came before an exception is kept.
+        with suppress(BaseException):
+            # What came before an exception is kept; a model of the user's may raise any.
             events.extend(map(self._handler.validate, self._decoder.decode_run(map(value_of, records))))
         return events
 
@@ -369,7 +394,7 @@ class Consume:
     def _work_of(self, stream: Stream, record: Record, number: int) -> Work:
         ordered = self._keep_order and record.key is not None
         lane: Hashable = (stream.where.partition, record.key) if ordered else number
-        return Work(record, stream, record.offset, lane, number)
+        return Work(record, stream, record.offset, lane, number, fresh=self._fresh)
 
     def _let_due_in(self) -> None:
         """Retry topics: the first record decides when its partition goes on; delays are equal, so it is the next due."""
@@ -422,7 +447,7 @@ class Consume:
             self._dispatch_lanes(now)
 
     def _dispatch_lanes(self, now: float) -> None:
-        while now >= self._not_before and self._crew.room > 0:
+        while now >= self._not_before and self._crew.room > 0 and self._broken is None:
             taken = self._lanes.take(self._crew.list_max)
             if not taken:
                 return
@@ -466,7 +491,8 @@ class Consume:
             return
         back: list[Work] = []
         for work in chosen:
-            next_ = _Next.WAIT if now < self._not_before else self._prepare(work)
+            waits = now < self._not_before or self._broken is not None
+            next_ = _Next.WAIT if waits else self._prepare(work)
             if next_ is _Next.RUN:
                 self._crew.submit([work])
             elif next_ is _Next.WAIT:
@@ -480,8 +506,14 @@ class Consume:
         if tier is not None:
             self._park(work, tier, None)
             return _Next.AWAY
+        if work.attempts + 1 != work.record.attempt:
+            work.record = work.record._replace(attempt=work.attempts + 1)
+        return self._decode(work)
+
+    def _decode(self, work: Work) -> "_Next":
+        """Its event; what fails on the way to it fails as if the handler had raised it: the model is the user's."""
         try:
-            work.event = self._handler.event(self._decoder.decode(work.record.value))
+            work.event = self._fresh(work.record)
         except RecordError as error:
             self._refuse(work, error)
             return _Next.GONE
@@ -494,12 +526,12 @@ class Consume:
             # Only what needs the registry waits for it; records of known schemas flow on.
             self.failures[FailureKind.UNAVAILABLE] += 1
             work.waited = True
-            work.due = self._clock() + self._registry_outage.delay(error)
+            work.due = self._clock() + self._registry_outage.delay(Unavailable(classify(error).message))
             return _Next.WAIT
+        except BaseException as error:  # noqa: BLE001  # its class decides
+            return self._failed(work, error)
         if work.waited:
             self._registry_outage.end()
-        if work.attempts + 1 != work.record.attempt:
-            work.record = work.record._replace(attempt=work.attempts + 1)
         return _Next.RUN
 
     def _refuse(self, work: Work, error: RecordError) -> None:
@@ -530,7 +562,10 @@ class Consume:
         for done in finished:
             if isinstance(done.work, Run):
                 self._in_hand = None
-                self._settle_run(done.work)
+                if done.ran:
+                    self._settle_run(done.work)
+                else:
+                    self._straight.put_back(done.work)
                 continue
             work: Work = done.work
             if work.of_run:
@@ -548,7 +583,7 @@ class Consume:
         """To the front of their lanes, the last one first."""
         for work in sorted(works, key=_number, reverse=True):
             self._lanes.put_back(work.lane, work, work.due)
-            if self._care.watches:
+            if self._care.watches and work is not self._stopped_at:
                 self._care.put_back(work)
 
     def _outcome(self, done: Done) -> "_Next":
@@ -573,23 +608,27 @@ class Consume:
         if failure.kind is not FailureKind.UNAVAILABLE:
             failure = replace(failure, traceback=traceback_of(error))
         self.failures[failure.kind] += 1
-        if failure.kind in DATA_AT_FAULT:
+        what = verdict(error, failure, self._bugs)
+        if what is Verdict.GIVE_UP:
             self._give_up(work, failure)
             return _Next.GONE
-        if isinstance(error, Unavailable):
-            self._outage(error)
+        if what is Verdict.WAIT:
+            self._outage(Unavailable(failure.message))
             return _Next.WAIT
-        if failure.kind is FailureKind.BUG:
+        if what is Verdict.STOP and self._care.would_kill_again(work):
+            self.failures[FailureKind.CRASH_LOOP] += 1
+            self._give_up(work, crash_loop(work.tries + 1, failure))
+            return _Next.GONE
+        if what is Verdict.STOP:
             if self._broken is None:
                 self._failure_log.bug(work.record, failure, work.stream.tier)
-            self._broken = error if isinstance(error, HandlerFailed) else self._bug(error, work.record)
+            self._broken, self._stopped_at = self._bug(error, work.record), work
             return _Next.WAIT
         work.here += 1
         now = self._clock()
         if work.first_failed_ms is None:
             work.first_failed_ms = self._now_ms()
-        after_s = error.after if isinstance(error, Retry) else None
-        decision = self._policy.decide(work.stream.tier, work.attempts, self._jitter(), after_s)
+        decision = self._policy.decide(work.stream.tier, work.attempts, self._jitter(), retry_after(error))
         if isinstance(decision, InPlace):
             work.due = now + decision.delay_s
             self._retried(work, failure, now, f"is tried again in {decision.delay_s:.1f} s")
@@ -608,13 +647,9 @@ class Consume:
         self._failure_log.retried(work.record, failure, work.stream.tier, then, now)
 
     def _bug(self, error: BaseException, record: Record) -> HandlerFailed:
-        failure = HandlerFailed(
-            f"The handler {self._handler.name} failed at {record.where}: {type(error).__name__}: {error}. "
-            "That is a bug: neither the record nor the environment is at fault, so the worker stops there. "
-            "Mend it and start again; everything else is committed, nothing is skipped."
-        )
-        failure.__cause__ = error
-        return failure
+        batch = "a batch from here on: " if self._handler.kind is Kind.BATCH else ""
+        rest = "everything else is committed, "
+        return bug(f"The handler {self._handler.name}", batch + record.where, error, stops="worker", rest=rest)
 
     # --- records out
 
@@ -800,8 +835,11 @@ class Consume:
         # Without delivery nothing comes of what is away.
         while (left := self._shards_in_hand(away=deliver) & set(shards)) or (deliver and self._outbox):
             if self._clock() >= deadline:
+                places = self._long_calls.places()
                 _log.warning(
-                    "handlers or dead letters did not finish within %g s: their records are processed again", limit_s
+                    "handlers or dead letters did not finish within %g s: their records will be redelivered%s",
+                    limit_s,
+                    f" ({places})" if places else "",
                 )
                 break
             self._collect(BUSY_POLL_S)
@@ -862,6 +900,8 @@ class Consume:
             "parked_records": sum(len(shard.fence) for shard in shards),
             "recovery_mode": float(bool(self._care)),
             **ages(self._clock, last_poll=self._polled_at, last_commit=self._commits.last_at),
+            "handlers_running": self._long_calls.running(),
+            "oldest_in_flight_seconds": self._long_calls.oldest_s(),
         }
 
     def counts(self) -> tuple[int, str]:

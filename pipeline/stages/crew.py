@@ -1,7 +1,8 @@
 """The hands that run handlers, away from the thread that polls: threads for plain functions, one event loop for async ones.
 
 A crew takes works that may run now, in lists that one hand works off in order, and gives each back exactly once. It knows
-neither offsets nor retries: whether a failure stops the list or only the failed one's lane, `core.failures` says.
+neither offsets nor retries: whether a failure stops the list or only the failed one's lane, `core.failures` says. A hand
+survives whatever a handler does.
 """
 
 import asyncio
@@ -9,41 +10,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from pipeline.core.failures import DATA_AT_FAULT, STOPS_ALL, classify
 from pipeline.core.record import Record
+from pipeline.stages import calls
+from pipeline.stages.calls import Call, Done, Judge, Pace, Work, run_batch, run_each
 from pipeline.stages.handlers import Handler, Kind
+from pipeline.stages.returns import refuse_unfinished
 from pipeline.stages.work import Run
+
+__all__ = ["Call", "Crew", "Done", "LoopCrew", "ThreadCrew", "Work", "crew_for", "next_list", "run_batch", "run_each"]
 
 # One hand alone takes so many at once as it works off in this time, and never more than that: a hand-over costs as much as
 # dozens of quick records, but what is in hand is settled together, and waited for when partitions go or the worker stops.
 LIST_S = 0.05
 LIST_RECORDS_MAX = 2_000
 _LIST_RECORDS_FIRST = 64
+# Where a list takes longer than that after all, it ends with the call that goes on; what is left of it comes back.
+SLICE_S = 0.1
 # So long what coroutines finished is gathered before it is given back.
 GATHER_S = 0.002
 _LEAVE_S = 1.0
-
-
-class Work(Protocol):
-    """A record in hand, with its event and the lane that it must not overtake in."""
-
-    record: Record
-    event: Any
-    lane: Any
-
-
-class Done(NamedTuple):
-    """What became of one work: handled (`error` None), failed, or, where `ran` is false, never given to the handler.
-
-    Of a run that was handled as a whole there is one, whose work is the run.
-    """
-
-    work: Any
-    error: BaseException | None = None
-    ran: bool = True
 
 
 class Crew(Protocol):
@@ -64,21 +53,34 @@ class Crew(Protocol):
 
     def recall(self) -> list[Done]: ...
 
+    def calls(self) -> list[Call]: ...
+
     def close(self) -> None: ...
 
 
-def crew_for(handler: Handler, concurrency: int, batch: int) -> Crew:
-    """The crew that fits the handler's kind, with so many hands; a batch handler gets up to `batch` records at once."""
+def crew_for(
+    handler: Handler, concurrency: int, batch: int, *, judged: Judge | None = None, timeout_s: float | None = None
+) -> Crew:
+    """The crew that fits the handler's kind, with so many hands; a batch handler gets up to `batch` records at once.
+
+    `judged` says what becomes of a record that failed so. A coroutine is cancelled after `timeout_s` seconds.
+    """
+    function, more = handler.function, () if judged is None else (judged,)
     if handler.kind is Kind.ASYNC:
-        return LoopCrew(handler.function, concurrency)
+        return LoopCrew(function, concurrency, timeout_s)
     if handler.kind is Kind.BATCH:
-        return ThreadCrew(lambda works: run_batch(handler.function, works), concurrency, batch)
+        return ThreadCrew(
+            lambda works: run_batch(function, works, *more),
+            concurrency,
+            batch,
+            lambda list_max, ran, _, cut: max(1, ran) if cut else min(batch, 2 * list_max),
+        )
     alone = concurrency == 1
-    first = _LIST_RECORDS_FIRST if alone else 1
-    return ThreadCrew(lambda works: run_each(handler.function, works), concurrency, first, grows=alone)
+    first, then = (_LIST_RECORDS_FIRST, next_list) if alone else (1, None)
+    return ThreadCrew(lambda works: run_each(function, works, *more), concurrency, first, then)
 
 
-def next_list(list_max: int, count: int, seconds: float) -> int:
+def next_list(list_max: int, count: int, seconds: float, _: bool = False) -> int:
     """How many to take at once when `count` took so long: twice as many as before at most, one at least."""
     fit = int(count * LIST_S / seconds) if seconds > 0 else LIST_RECORDS_MAX
     return max(1, min(fit, 2 * list_max, LIST_RECORDS_MAX))
@@ -102,26 +104,40 @@ class _Finished:
             return found
 
 
+# How long the next list is: of how long the last one was allowed to be, how many of it ran, in how many seconds, and whether
+# it was cut before its end. A batch that was cut while it was halved goes on where it was.
+Next = Callable[[int, int, float, bool], int]
+
+
 class ThreadCrew:
     """`hands` threads; `run` works one list off. The threads end with the process, whatever a handler does.
 
-    `list_max` is kept, or with `grows` begun with: then the time that the last list took decides (`next_list`).
+    `list_max` is kept, or begun with, and then what `then` says.
     """
 
     def __init__(
-        self, run: Callable[[Sequence[Work] | Run], list[Done]], hands: int, list_max: int, *, grows: bool = False
+        self,
+        run: Callable[[Sequence[Work] | Run], list[Done]],
+        hands: int,
+        list_max: int,
+        then: Next | None = None,
     ) -> None:
         self.list_max = list_max
-        self._grows = grows
+        self._then = then
         self.in_order = hands == 1 and list_max > 1
         self._run = run
         # Lists of one are short: one more for each hand is at the door, so that none waits for the next.
         self._lists_max = hands if list_max > 1 else 2 * hands
+        self._cuts = list_max > 1
         self._lists = 0
         self._todo: deque[Sequence[Work] | Run] = deque()
         self._tickets: SimpleQueue[bool] = SimpleQueue()
         self._finished = _Finished()
-        self._threads = [threading.Thread(target=self._hand, name=f"hand-{n}", daemon=True) for n in range(hands)]
+        self._paces = [Pace() for _ in range(hands)]
+        self._threads = [
+            threading.Thread(target=self._hand, args=(pace,), name=f"hand-{n}", daemon=True)
+            for n, pace in enumerate(self._paces)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -138,20 +154,31 @@ class ThreadCrew:
 
     def finished(self, timeout_s: float) -> list[Done]:
         """What is done since the last call; waits up to `timeout_s` seconds for the first."""
+        if self._cuts:
+            now = time.monotonic()
+            for pace in self._paces:
+                if pace.since is not None and now - pace.since > SLICE_S:
+                    pace.cut = True
         done = self._finished.take(timeout_s)
         self._lists -= sum(each.work is _END for each in done)
         return [each for each in done if each.work is not _END]
 
     def recall(self) -> list[Done]:
-        """What nobody has begun comes back, not run."""
+        """What nobody has begun comes back, not run; lists in hand end with the calls that go on."""
         recalled: list[Done] = []
+        for pace in self._paces:
+            pace.cut = True
         while True:
             try:
                 works = self._todo.popleft()
             except IndexError:
                 return recalled
             self._lists -= 1
-            recalled += [Done(work, ran=False) for work in works]
+            recalled += [Done(works, ran=False)] if isinstance(works, Run) else [Done(it, ran=False) for it in works]
+
+    def calls(self) -> list[Call]:
+        """The calls of the handler that go on."""
+        return [call for pace in self._paces if (call := pace.call()) is not None]
 
     def close(self) -> None:
         """Let the hands go; one that is in a handler still is not waited for long."""
@@ -161,16 +188,24 @@ class ThreadCrew:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _hand(self) -> None:
+    def _hand(self, pace: Pace) -> None:
+        calls.here.pace = pace
         while self._tickets.get():
             try:
                 works = self._todo.popleft()
             except IndexError:
                 continue  # recalled
+            pace.begin()
             began = time.monotonic()
-            done = self._run(works)
-            if self._grows:
-                self.list_max = next_list(self.list_max, len(works), time.monotonic() - began)
+            try:
+                done = self._run(works)
+            except BaseException as error:  # noqa: BLE001  # ours, then: the stage stops there, and the hand lives on
+                done = [Done(work, None if at else error, ran=not at) for at, work in enumerate(works)]
+            if self._then is not None:
+                ran = sum(len(it.work) if isinstance(it.work, Run) else 1 for it in done if it.ran)
+                cut = pace.cut and ran < len(works)
+                self.list_max = self._then(self.list_max, ran, time.monotonic() - began, cut)
+            pace.end()
             self._finished.put([*done, Done(_END)])
 
 
@@ -183,14 +218,22 @@ class LoopCrew:
     list_max = 1
     in_order = False
 
-    def __init__(self, function: Callable[[Any, Record], Coroutine[Any, Any, object]], hands: int) -> None:
+    def __init__(
+        self,
+        function: Callable[[Any, Record], Coroutine[Any, Any, object]],
+        hands: int,
+        timeout_s: float | None = None,
+    ) -> None:
         self._function = function
         self._hands = hands
+        self._timeout_s = timeout_s
+        self._calls: dict[object, Call] = {}
         self._running = 0
         self._in = 0
         self._todo: deque[Work] = deque()
         self._awake = False
         self._closing = False
+        self._over = False
         self._finished = _Finished()
         self._ended: list[Done] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -228,6 +271,10 @@ class LoopCrew:
                 self._in -= len(recalled)
                 return recalled
 
+    def calls(self) -> list[Call]:
+        """The calls of the handler that go on."""
+        return list(self._calls.copy().values())
+
     def close(self) -> None:
         """Cancel what runs still, and end the loop."""
         self._loop.call_soon_threadsafe(self._stop)
@@ -235,7 +282,10 @@ class LoopCrew:
 
     def _run(self) -> None:
         try:
-            self._loop.run_forever()
+            while not self._over:
+                # A task of a handler's that leaves the process (SystemExit) comes out here; so does one that stops the loop.
+                with suppress(BaseException):
+                    self._loop.run_forever()
         finally:
             self._give_all_back()
             self._loop.close()
@@ -246,28 +296,47 @@ class LoopCrew:
             self._running += 1
             task = self._loop.create_task(self._hand())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._gone)
+
+    def _gone(self, task: "asyncio.Task[None]") -> None:
+        """Whether it ended by itself or was cancelled by a handler, before it began even."""
+        self._tasks.discard(task)
+        self._running -= 1
+        self._begin()
 
     async def _hand(self) -> None:
         """Work off one after the other as long as something is at the door."""
         task = asyncio.current_task()
+        while not self._closing:
+            try:
+                work = self._todo.popleft()
+            except IndexError:
+                return
+            self._calls[task] = Call(work.record, 1, time.monotonic())
+            try:
+                if (returned := await self._called(work)) is not None:
+                    refuse_unfinished(returned)
+            except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
+                self._give_back(Done(work, error))
+                # A handler that cancelled itself has ended; its hand takes the next one.
+                while task is not None and task.cancelling():
+                    task.uncancel()
+            else:
+                self._give_back(Done(work))
+            finally:
+                del self._calls[task]
+
+    async def _called(self, work: Work) -> object:
+        if self._timeout_s is None:
+            return await self._function(work.event, work.record)
         try:
-            while not self._closing:
-                try:
-                    work = self._todo.popleft()
-                except IndexError:
-                    return
-                try:
-                    await self._function(work.event, work.record)
-                except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
-                    self._give_back(Done(work, error))
-                    # A handler that cancelled itself has ended; its hand takes the next one.
-                    while task is not None and task.cancelling():
-                        task.uncancel()
-                else:
-                    self._give_back(Done(work))
-        finally:
-            self._running -= 1
+            async with asyncio.timeout(self._timeout_s) as limit:
+                return await self._function(work.event, work.record)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            late = f"the handler had not returned after {self._timeout_s:g} s (consume.handler_timeout_s): it was cancelled"
+            raise TimeoutError(late) from error
 
     def _give_back(self, done: Done) -> None:
         """Several at once, as long as no hand waits for a next one: each time the other thread has to be woken."""
@@ -288,96 +357,8 @@ class LoopCrew:
         for task in waiting:
             task.cancel()
         ended = asyncio.gather(*waiting, return_exceptions=True)
-        ended.add_done_callback(lambda _: self._loop.stop())
+        ended.add_done_callback(lambda _: self._end())
 
-
-def run_each(function: Callable[[Any, Record], object], works: Sequence[Work] | Run) -> list[Done]:
-    """One after the other: what the environment or a bug stops ends the list, other failures only their own lane."""
-    if isinstance(works, Run):
-        return _run_through(function, works)
-    done: list[Done] = []
-    stopped = False
-    blocked: set[Any] = set()
-    for work in works:
-        if stopped or (blocked and work.lane in blocked):
-            done.append(Done(work, ran=False))
-            continue
-        try:
-            function(work.event, work.record)
-        except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
-            done.append(Done(work, error))
-            kind = classify(error).kind
-            stopped = kind in STOPS_ALL
-            if kind not in DATA_AT_FAULT:
-                blocked.add(work.lane)
-        else:
-            done.append(Done(work))
-    return done
-
-
-def _run_through(function: Callable[[Any, Record], object], run: Run) -> list[Done]:
-    """A run goes from one to the next; the first failure ends it, and what is left goes on as works do."""
-    reached = 0
-    try:
-        for event, record in zip(run.events, run.records, strict=True):
-            function(event, record)
-            reached += 1
-    except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
-        return [Done(work, error if at == reached else None, at <= reached) for at, work in enumerate(run)]
-    return [Done(run)]
-
-
-def run_batch(function: Callable[[list[tuple[Any, Record]]], Any], works: Sequence[Work] | Run) -> list[Done]:
-    """Call it on all; where it fails, halve until the ones at fault are found. Order is kept.
-
-    A handler that names what it rejects (it returns pairs of record and exception) is spared the halving.
-    """
-    batch = _Batch(function)
-    if not isinstance(works, Run):
-        batch.call(works)
-        return batch.done
-    try:
-        named = batch.rejected(list(zip(works.events, works.records, strict=True)))
-    except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
-        batch.halve(list(works), error)
-        return batch.done
-    return [Done(work, named.get(id(work.record))) for work in works] if named else [Done(works)]
-
-
-class _Batch:
-    """One list on its way through a batch handler: what is done with, and what is not to be tried in this list any more."""
-
-    def __init__(self, function: Callable[[list[tuple[Any, Record]]], Any]) -> None:
-        self._function = function
-        self._stopped = False
-        self._blocked: set[Any] = set()
-        self.done: list[Done] = []
-
-    def rejected(self, pairs: list[tuple[Any, Record]]) -> dict[int, BaseException]:
-        return {id(record): error for record, error in self._function(pairs) or ()}
-
-    def call(self, part: Sequence[Work]) -> None:
-        free = [] if self._stopped else [work for work in part if work.lane not in self._blocked]
-        if len(free) < len(part):
-            self.done += [Done(work, ran=False) for work in part if self._stopped or work.lane in self._blocked]
-        if not free:
-            return
-        try:
-            named = self.rejected([(it.event, it.record) for it in free])
-        except BaseException as error:  # noqa: BLE001  # its class decides, in the stage
-            self.halve(free, error)
-        else:
-            self.done += [Done(work, named.get(id(work.record))) for work in free]
-
-    def halve(self, failed: Sequence[Work], error: BaseException) -> None:
-        kind = classify(error).kind
-        if kind in STOPS_ALL:
-            self._stopped = True
-            self.done += [Done(work, error if work is failed[0] else None, work is failed[0]) for work in failed]
-        elif len(failed) == 1:
-            self.done.append(Done(failed[0], error))
-            if kind not in DATA_AT_FAULT:
-                self._blocked.add(failed[0].lane)
-        else:
-            self.call(failed[: len(failed) // 2])
-            self.call(failed[len(failed) // 2 :])
+    def _end(self) -> None:
+        self._over = True
+        self._loop.stop()

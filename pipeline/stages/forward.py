@@ -4,19 +4,29 @@ One Kafka transaction carries what the transform gave, the dead letters, the rec
 offsets of all that was read. Whatever goes wrong in it, it is aborted and every partition is read again from what was
 committed. The order of a key is kept as in `consume`: a record whose key waits in a later retry topic follows it there.
 
-One thread does all of it, record by record: a transform computes, it does not wait. Sources: KIP-98, KIP-447, librdkafka's
+One thread does all of it, record by record: a transform computes, it does not wait. One that is slow all the same is left
+between two records, to commit, to poll, and to stop. Sources: KIP-98, KIP-447, librdkafka's
 INTRODUCTION.md ("Transactional producer").
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any, Protocol
 
 from pipeline.core.dead_letter import Letter, Worker
-from pipeline.core.failures import DATA_AT_FAULT, Failure, FailureKind, classify, exhausted, unparkable
+from pipeline.core.failures import (
+    Failure,
+    FailureKind,
+    Verdict,
+    classify,
+    exhausted,
+    retry_after,
+    unparkable,
+    verdict,
+)
 from pipeline.core.ports import Decoder, Encoder, InTransaction, Listener, Log, Source
 from pipeline.core.record import Keyed, Record, TopicPartition, place_of, value_of
 from pipeline.core.retry import GiveUp, InPlace, Journey, RetryPolicy, failed, journey, original
@@ -27,7 +37,7 @@ from pipeline.errors import (
     MembershipLost,
     PipelineError,
     ProducerFenced,
-    Retry,
+    Refused,
     TimestampRefused,
     TooLarge,
     Unavailable,
@@ -35,11 +45,14 @@ from pipeline.errors import (
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.ages import ages
 from pipeline.stages.back_off import BackOff
+from pipeline.stages.bugs import LongCalls, bug
+from pipeline.stages.calls import Call
 from pipeline.stages.failure_log import FailureLog
 from pipeline.stages.misfits import LARGE_BYTES, Misfits
 from pipeline.stages.other_events import OtherEvents
 from pipeline.stages.partitions import Partitions, Stream
 from pipeline.stages.places import Places
+from pipeline.stages.returns import outputs
 from pipeline.stages.stamps import Stamps
 from pipeline.stages.tracebacks import traceback_of
 
@@ -47,6 +60,13 @@ POLL_RECORDS_MAX = 2_000
 IDLE_POLL_S = 0.1
 # A heartbeat (3 s) in which a consumer that was fenced hears of it.
 FENCED_PAUSE_S = 4.0
+# So long records are worked at a time before it is looked whether to commit or to stop; at least so long where a transaction
+# is due, so that quick ones are not cut.
+SLICE_S = 0.1
+SLICE_MIN_S = 0.05
+# What took longer is remembered while its transaction lasts. Where that is ended by the coordinator, for it took too long, each
+# of these is worked on before the next one begins.
+SLOW_S = 1.0
 # By the decoder, or by what the transform needs: their tracebacks show nothing of its code.
 _NOT_RAISED_BY_TRANSFORMS = frozenset(
     {FailureKind.UNDECODABLE, FailureKind.SCHEMA_UNKNOWN, FailureKind.INVALID, FailureKind.UNAVAILABLE}
@@ -98,13 +118,32 @@ class Totals:
         return {name: it[name] for name in it if it[name] is not None}
 
 
+@dataclass(slots=True)
+class _Slice:
+    """How far the work is: it is left between two records (`cut`), and goes on with another partition (`first`).
+
+    `since` is when the work on the first record of this transaction began, `slow` are its records that took long. `alone` are
+    those that took a transaction beyond its time: before each of them the transaction `ends_before_the_next`. The first record
+    that waits in the stream of `at` is worked on, since that second.
+    """
+
+    at: tuple[Stream, float] | None = None
+    since: float = 0.0
+    cut: bool = False
+    first: int = 0
+    ends_before_the_next: bool = False
+    slow: set[tuple[TopicPartition, int]] = field(default_factory=set)
+    alone: set[tuple[TopicPartition, int]] = field(default_factory=set)
+
+
 class Forward:
     """One instance of a forwarder. `run` is the stage.
 
     `topics` are the source and then the retry topics of `policy.tiers`. `encoder` gives the encoder of an output topic.
     `connect` gives the transactional producer once whoever held its id is fenced. `event` makes the transform's event of a
     datum. A transaction ends after `batch` records or `interval_s` seconds, whichever comes first. With `settle` it does not end
-    at `until` before what went to retry topics meanwhile is settled too.
+    at `until` before what went to retry topics meanwhile is settled too. `bugs` is what becomes of a record
+    whose transform has a bug.
     """
 
     def __init__(
@@ -131,6 +170,7 @@ class Forward:
         only: bool = False,
         batch: int = 10_000,
         interval_s: float = 0.1,
+        bugs: Verdict = Verdict.STOP,
         until: Mapping[TopicPartition, int] | None = None,
         settle: bool = False,
         pause_at: Callable[[str], None] = lambda _: None,
@@ -153,22 +193,26 @@ class Forward:
         self._keep_order = keep_order
         self._batch = batch
         self._interval_s = interval_s
+        self._bugs = bugs
         self._until = None if until is None else dict(until)
         self._settle_all = settle
         self._pause_at = pause_at
         self._places = Places(topics[0], log)
+        # A loop without an end, or letters that nobody can read.
+        self._no_outputs = {*topics, dead_letters}
         self._partitions = Partitions(topics, log, clock, together=keep_order, until=self._until)
         self._tries: dict[tuple[TopicPartition, int], int] = {}
         self._first_failed: dict[tuple[TopicPartition, int], int] = {}
-        self._stamps = Stamps(window, now_ms)
-        self._misfits = Misfits()
+        self._stamps, self._misfits = Stamps(window, now_ms), Misfits()
         self._producer: Transactions | None = None
         self._begun_at: float | None = None
+        self._slice = _Slice()
+        self._broken: HandlerFailed | None = None
+        self.long_calls = LongCalls("The transform", self._calls, clock, None)
         self._moved: set[TopicPartition] = set()
         self._in_transaction = Totals()
         self._provisional = 0
-        self._not_before = 0.0
-        self._open_at = 0.0
+        self._not_before = self._open_at = 0.0
         self._outage = BackOff(clock)
         self._started_at: float | None = None
         self._over = False
@@ -208,7 +252,7 @@ class Forward:
         return self.totals
 
     def _turn(self) -> None:
-        left = self._batch - self._in_transaction.consumed
+        left = 1 if self._slice.cut else self._batch - self._in_transaction.consumed
         records = self._source.poll(max(1, min(left, POLL_RECORDS_MAX)), self._patience())
         if records and self._started_at is None:
             self._started_at = self._clock()
@@ -219,6 +263,10 @@ class Forward:
         self._partitions.look_for_topics_made_anew(self._polled_at)
         if self._polled_at >= self._not_before:
             self._attempt(self._work)
+        if self._broken is not None:
+            # What came before it is forwarded.
+            self._attempt(self._end_transaction)
+            raise self._broken
         if (
             not records
             and not self._waiting()
@@ -239,6 +287,7 @@ class Forward:
             # transaction was ended by the coordinator after its time-out.
             self._not_before = self._open_at = self._clock() + FENCED_PAUSE_S
             _log.warning("%s A new producer goes on from what was committed.", sentence(str(error)))
+            self._slice.alone |= self._slice.slow
             self._abort()
         except Unavailable as outage:
             self._not_before = self._open_at = self._clock() + self._outage.delay(outage)
@@ -263,8 +312,10 @@ class Forward:
         return any(stream.waiting for stream in self._partitions.open.values())
 
     def _patience(self) -> float:
+        if self._slice.cut:
+            return 0.0
         if self._begun_at is not None:
-            return max(0.0, min(IDLE_POLL_S, self._begun_at + self._interval_s - self._clock()))
+            return max(0.0, min(IDLE_POLL_S, self._slice.since + self._interval_s - self._clock()))
         dues = [s.due - self._clock() for s in self._partitions.open.values() if s.waiting and s.due is not None]
         return max(0.0, min([IDLE_POLL_S, *dues]))
 
@@ -273,7 +324,11 @@ class Forward:
             # Only offsets moved, over markers or records without an output: committed when nothing else is to do.
             return bool(self._moved)
         it = self._in_transaction
-        return it.consumed >= self._batch or self._clock() - self._begun_at >= self._interval_s
+        return (
+            it.consumed >= self._batch
+            or self._slice.ends_before_the_next
+            or self._clock() - self._slice.since >= self._interval_s
+        )
 
     def _at_the_end(self) -> bool:
         if self._until is None or self._waiting() or self._begun_at is not None or self._moved:
@@ -312,35 +367,83 @@ class Forward:
                 self._partitions.hold(self._source, [stream], "the end")
 
     def _work(self) -> None:
-        """Forward what waits and is due; each partition in its order."""
+        """Forward what waits and is due; each partition in its order, until the time of a slice is over."""
         self._stamps.moved_on()
-        for stream in list(self._partitions.open.values()):
-            waiting = stream.waiting
-            # Those of a retry topic wait for their time, one by one.
-            ahead = iter(()) if stream.tier else self._decoder.decode_run(list(map(value_of, waiting)))
-            done, reached = 0, 0
+        now = self._clock()
+        if self._begun_at is None:
+            self._slice.since = now
+        until = min(now + SLICE_S, max(now + SLICE_MIN_S, self._slice.since + self._interval_s))
+        self._slice.cut = False
+        streams = list(self._partitions.open.values())
+        first = self._slice.first % len(streams) if streams else 0
+        for number, stream in enumerate(streams[first:] + streams[:first]):
+            self._slice.at = stream, now
+            try:
+                self._work_on(stream, until)
+            finally:
+                self._slice.at = None
+            if self._slice.cut or self._broken is not None:
+                self._slice.first = first + number + 1
+                return
+
+    def _work_on(self, stream: Stream, until: float) -> None:
+        waiting, clock, alone = stream.waiting, self._clock, self._slice.alone
+        # Those of a retry topic wait for their time, one by one.
+        ahead = iter(()) if stream.tier else self._decoder.decode_run(list(map(value_of, waiting)))
+        done, reached, last = 0, 0, clock()
+        try:
             while waiting:
                 read = waiting[0]
-                # Of the source nothing waits, unless it failed: for most records the clock is not asked.
+                if alone and self._begun_at is not None and (stream.where, read.offset) in alone:
+                    self._slice.cut = self._slice.ends_before_the_next = True
+                    break
+                # Of the source nothing waits, unless it failed.
                 if (stream.tier or stream.due is not None) and not self._due(stream, read):
                     break
                 try:
                     datum = next(ahead, None)
-                except Exception:  # noqa: BLE001  # a closer look tells why; what it would give next is another record's
+                except BaseException:  # noqa: BLE001  # a closer look tells why; what it would give next is another record's
                     datum, ahead = None, iter(())
                 self._forward(stream, read, datum)
                 if stream.due is not None:
                     break
                 waiting.popleft()
                 done, reached = done + 1, read.offset + 1
-            if done:
-                stream.progress.reached(reached)
-                self._moved.add(stream.where)
-                self._in_transaction.consumed += done
-            if waiting:
-                self._partitions.hold(self._source, [stream], "not due")
-            else:
-                self._partitions.free(self._source, [stream], "not due")
+                now = clock()
+                if now >= until:
+                    self._note_slow(stream, read, now - last)
+                    self._slice.cut = True
+                    break
+                last = now
+        finally:
+            self._left(stream, done, reached, last)
+
+    def _left(self, stream: Stream, done: int, reached: int, last: float) -> None:
+        """The work on it is over for now, or failed: so many are done, up to there; `last` is when the next one was begun."""
+        if stream.waiting:
+            self._note_slow(stream, stream.waiting[0], self._clock() - last)
+        if done:
+            stream.progress.reached(reached)
+            self._moved.add(stream.where)
+            self._in_transaction.consumed += done
+        if self._slice.cut:
+            return
+        if stream.waiting:
+            self._partitions.hold(self._source, [stream], "not due")
+        else:
+            self._partitions.free(self._source, [stream], "not due")
+
+    def _note_slow(self, stream: Stream, read: Record, took_s: float) -> None:
+        if took_s > SLOW_S:
+            self._slice.slow.add((stream.where, read.offset))
+
+    def _calls(self) -> list[Call]:
+        """The call of the transform that goes on, as another thread sees it."""
+        at = self._slice.at
+        try:
+            return [] if at is None else [Call(at[0].waiting[0], 1, at[1])]
+        except IndexError:  # it ended meanwhile
+            return []
 
     def _due(self, stream: Stream, read: Record) -> bool:
         now = self._clock()
@@ -369,8 +472,8 @@ class Forward:
             self._park(stream, read, record, its, tier, None)
             return
         try:
-            outputs = self._outputs(record, self._decoder.decode(record.value) if datum is None else datum)
-        except Exception as error:  # noqa: BLE001  # its class decides
+            given = self._outputs(record, self._decoder.decode(record.value) if datum is None else datum)
+        except BaseException as error:  # noqa: BLE001  # its class decides
             self._failed(stream, read, record, its, error)
             return
         if self._misfits and (misfit := self._misfits.outputs.get((stream.where, read.offset))):
@@ -380,7 +483,7 @@ class Forward:
         publish = self._begun().publish
         self._pause_at("publish")
         written = record.timestamp_ms
-        for topic, key, value in outputs:
+        for topic, key, value in given:
             first, last = self._stamps.span(topic)
             if len(value) <= LARGE_BYTES and (written is None or first <= written <= last):
                 publish(topic, key, value, headers=record.headers, timestamp_ms=written)
@@ -388,25 +491,45 @@ class Forward:
                 stamp, headers = self._stamps.fitting(topic, written, record.headers)
                 refused = self._misfits.output((stream.where, read.offset), topic)
                 publish(topic, key, value, headers=headers, timestamp_ms=stamp, on_refused=refused)
-        self._in_transaction.forwarded += len(outputs)
+        self._in_transaction.forwarded += len(given)
         self._settled(stream, read)
 
     def _outputs(self, record: Record, datum: dict[str, Any]) -> list[tuple[str, bytes, bytes]]:
+        """All of it, before any of it is published: whatever fails on the way, nothing partial goes out."""
         given = self._transform(self._event(datum), record)
         if given is None:
             return []
-        outputs = []
-        for key, value, topic in (given,) if isinstance(given, Keyed) else given:
-            to = topic or self._output
-            encode = self._encodes.get(to) or self._encode_for(to)
-            outputs.append((to, key.encode() if isinstance(key, str) else key, encode(value)))
-        return outputs
+        # What most transforms give, as long as all is well with it; else the longer way tells what is not.
+        if type(given) is Keyed and (encode := self._encodes.get(self._output)) is not None:
+            key, value, topic = given
+            if topic is None and type(key) is str and type(value) is dict:
+                try:
+                    return [(self._output, key.encode(), encode(value))]
+                except Exception:  # noqa: BLE001, S110
+                    pass
+        return [
+            (topic or self._output, key, self._encoded(topic or self._output, value))
+            for topic, key, value in outputs(given)
+        ]
+
+    def _encoded(self, topic: str, value: Mapping[str, Any]) -> bytes:
+        encode = self._encodes.get(topic) or self._encode_for(topic)
+        try:
+            return encode(value)
+        except Exception as error:
+            # Not the record's fault: the transform promised what the schema of its output says.
+            raise TypeError(f"what it gave does not fit {topic}: {classify(error).message}") from error
 
     def _encode_for(self, topic: str) -> Callable[[Mapping[str, Any]], bytes]:
-        encode = self._encodes[topic] = self._encoder(topic).encode
+        if topic in self._no_outputs:
+            raise TypeError(f"it gave a record for {topic}, which is read here, or holds the dead letters")
+        try:
+            encode = self._encodes[topic] = self._encoder(topic).encode
+        except Refused as error:
+            raise TypeError(f"it gave a record for {topic}: {error}") from error
         return encode
 
-    def _failed(self, stream: Stream, read: Record, record: Record, its: Journey | None, error: Exception) -> None:
+    def _failed(self, stream: Stream, read: Record, record: Record, its: Journey | None, error: BaseException) -> None:
         failure = classify(error)
         if self._others.passes_over(error):
             self._in_transaction.passed_over = (self._in_transaction.passed_over or 0) + 1
@@ -415,25 +538,26 @@ class Forward:
         if failure.kind not in _NOT_RAISED_BY_TRANSFORMS:
             failure = replace(failure, traceback=traceback_of(error))
         self.failures[failure.kind] += 1
-        if failure.kind in DATA_AT_FAULT:
+        what = verdict(error, failure, self._bugs)
+        if what is Verdict.GIVE_UP:
             self._give_up(stream, read, record, its, failure)
             return
-        if isinstance(error, Unavailable):
+        if what is Verdict.WAIT:
             # Only this partition waits, and no attempt is counted: what was read before it is committed meanwhile.
-            stream.due = self._clock() + self._outage.delay(error)
+            stream.due = self._clock() + self._outage.delay(Unavailable(failure.message))
             return
-        if failure.kind is FailureKind.BUG:
+        if what is Verdict.STOP:
             self._failure_log.bug(record, failure, stream.tier)
-            raise HandlerFailed(
-                f"The transform failed at {record.where}: {type(error).__name__}: {error}. That is a bug: neither the record "
-                "nor the environment is at fault, so the forwarder stops there. Mend it and start again; nothing is skipped."
-            ) from error
+            stream.due = self._clock()
+            self._broken = bug(
+                "The transform", record.where, error, stops="forwarder", rest="what came before it is forwarded, "
+            )
+            return
         tries = self._tries.get((stream.where, read.offset), 0) + 1
         attempts = tries + (its.attempts if its else 0)
         now = self._clock()
         self._first_failed.setdefault((stream.where, read.offset), self._now_ms())
-        after_s = error.after if isinstance(error, Retry) else None
-        decision = self._policy.decide(stream.tier, attempts, self._jitter(), after_s)
+        decision = self._policy.decide(stream.tier, attempts, self._jitter(), retry_after(error))
         if isinstance(decision, InPlace):
             # The partition waits with it: one thread, one transaction, contiguous offsets.
             self._tries[stream.where, read.offset] = tries
@@ -569,6 +693,9 @@ class Forward:
         self._misfits.committed()
         self._outage.end()
         done, self._in_transaction = self._in_transaction, Totals()
+        self._slice.alone -= self._slice.slow
+        self._slice.slow.clear()
+        self._slice.ends_before_the_next = False
         it = self.totals
         it.consumed += done.consumed
         it.forwarded += done.forwarded
@@ -592,6 +719,8 @@ class Forward:
             self.totals.aborted += 1
         self._in_transaction = Totals()
         self._dead.clear()
+        self._slice.slow.clear()
+        self._slice.ends_before_the_next = False
         self._moved.clear()
         streams = list(self._partitions.open.values())
         self._source.pause([stream.where for stream in streams])
@@ -684,6 +813,8 @@ class Forward:
             "in_flight_records": sum(len(stream.waiting) for stream in streams),
             "parked_records": sum(len(shard.fence) for shard in {stream.shard for stream in streams}),
             **ages(self._clock, last_poll=self._polled_at, last_commit=self._committed_at),
+            "handlers_running": self.long_calls.running(),
+            "oldest_in_flight_seconds": self.long_calls.oldest_s(),
         }
 
     def counts(self) -> tuple[int, str]:

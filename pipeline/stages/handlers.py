@@ -5,6 +5,7 @@
 it rejects, each with its `Reject`. `E`, read from the annotation, is a pydantic model or `dict`.
 """
 
+import functools
 import importlib
 import inspect
 import sys
@@ -14,10 +15,13 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pydantic import BaseModel, RootModel, ValidationError
 
+from pipeline.core.failures import one_line
+from pipeline.core.record import Record
 from pipeline.errors import HandlerRefused, Invalid
 from pipeline.serde import model_validation
 
@@ -25,6 +29,11 @@ SHAPES = (
     "`def handle(event: E, record: Record) -> None`, `async def handle(...)`, or "
     "`def handle(batch: list[tuple[E, Record]])`, where E is a pydantic model or dict"
 )
+
+TRANSFORM = "`def transform(event: E, record: Record)`, where E is a pydantic model or dict; it returns a Keyed, several, or None"
+_POSITIONAL = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+_ANY = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+_LAYERS_MAX = 100
 
 
 class Kind(Enum):
@@ -76,13 +85,7 @@ def load(reference: str) -> Handler:
 
 def load_transform(reference: str) -> Handler:
     """The transform that `module:name` names, called on one event; `HandlerRefused` says what is wrong with it."""
-    transform = adapt(_imported(reference, "--transform"), reference)
-    if transform.kind is not Kind.ONE:
-        raise HandlerRefused(
-            f"--transform {reference}: a transform is `def transform(event: E, record: Record)`, where E is a pydantic model "
-            "or dict; it returns a Keyed, several, or None."
-        )
-    return transform
+    return adapt_transform(_imported(reference, "--transform"), reference)
 
 
 def _imported(reference: str, option: str) -> Any:
@@ -96,40 +99,115 @@ def _imported(reference: str, option: str) -> Any:
         target = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever the user's module raises while it is imported is theirs to see, in one line.
-        raise HandlerRefused(f"{option} {reference} cannot be imported: {type(error).__name__}: {error}") from error
+        raise HandlerRefused(f"{option} {reference} cannot be imported: {one_line(error)}") from error
     return target
 
 
 def adapt(target: Any, name: str) -> Handler:
-    """The handler that a callable is, by its signature; `HandlerRefused` when it has none of the shapes."""
-    if not callable(target):
-        raise HandlerRefused(f"--handler {name} is no function. A handler is {SHAPES}.")
-    function = target if inspect.isroutine(target) else target.__call__
+    """The handler that a callable is, by its signature; `HandlerRefused` when it has none of the shapes.
+
+    Taken are functions and methods of any kind, objects with `__call__`, `functools.partial` and decorated ones; refused is
+    what would not run when it is called: generators, and a class, of which a call only makes an object.
+    """
+    refuse = _Refusing(f"--handler {name}", f"A handler is {SHAPES}.")
+    called, first, takes = _shape(target, refuse)
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise refuse(" has a `yield`: calling it runs nothing, so every record would count as handled, undone.")
+    is_async = inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(target)
+    if typing.get_origin(first) is list:
+        pair = typing.get_args((*typing.get_args(first), None)[0])
+        if is_async:
+            raise refuse(": a batch handler is a plain function.")
+        if not takes(1):
+            raise refuse(" takes more than a batch.")
+        return Handler(name, _event_type(pair[0] if pair else None, refuse), Kind.BATCH, target)
+    if not takes(2):
+        raise refuse(f" {_arguments(target)}: it cannot be called with an event and a record.")
+    return Handler(name, _event_type(first, refuse), Kind.ASYNC if is_async else Kind.ONE, target)
+
+
+def adapt_transform(target: Any, name: str) -> Handler:
+    """The same for a transform; one may be a generator function, whose outputs are asked for before any is written."""
+    refuse = _Refusing(f"--transform {name}", f"A transform is {TRANSFORM}.")
+    called, first, takes = _shape(target, refuse)
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise refuse(" is async: a transform computes and does not wait.")
+    if not takes(2):
+        raise refuse(f" {_arguments(target)}: it cannot be called with an event and a record.")
+    return Handler(name, _event_type(first, refuse), Kind.ONE, target)
+
+
+@dataclass(frozen=True)
+class _Refusing:
+    what: str
+    shapes: str
+
+    def __call__(self, why: str) -> HandlerRefused:
+        return HandlerRefused(f"{self.what}{why} {self.shapes}")
+
+
+def _shape(target: Any, refuse: _Refusing) -> tuple[Any, Any, Callable[[int], bool]]:
+    """The function that runs when `target` is called, the annotation of its event, and how many arguments it takes."""
+    if not callable(target) or isinstance(target, type):
+        kind = "a class: name a function, or an object made of it" if isinstance(target, type) else "no function"
+        raise refuse(f" is {kind}.")
+    called = _called(target)
     try:
-        hints = typing.get_type_hints(function)
-        parameters = [each for each in inspect.signature(target).parameters.values() if each.default is each.empty]
-    except (TypeError, ValueError, NameError) as error:
-        raise HandlerRefused(f"--handler {name}: no readable signature: {error}. A handler is {SHAPES}.") from error
-    first = hints.get(parameters[0].name) if parameters else None
-    if len(parameters) == 1 and typing.get_origin(first) is list:
-        pair = typing.get_args(typing.get_args(first)[0])
-        event_type = _event_type(pair[0] if pair else None, name)
-        if inspect.iscoroutinefunction(function):
-            raise HandlerRefused(f"--handler {name}: a batch handler is a plain function. A handler is {SHAPES}.")
-        return Handler(name, event_type, Kind.BATCH, target)
-    if len(parameters) != 2:  # noqa: PLR2004  # event and record
-        raise HandlerRefused(f"--handler {name} takes {len(parameters)} arguments. A handler is {SHAPES}.")
-    kind = Kind.ASYNC if inspect.iscoroutinefunction(function) else Kind.ONE
-    return Handler(name, _event_type(first, name), kind, target)
+        signature = inspect.signature(target)
+        first = next(iter(signature.parameters.values()), None)
+        annotation = _annotation(first, called) if first and first.kind in _POSITIONAL else None
+    except Exception as error:
+        # Annotations are the user's code, run by us: whatever it raises is theirs to see.
+        raise refuse(f": no readable signature: {type(error).__name__}: {error}.") from error
+
+    def takes(count: int) -> bool:
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            return False
+        return True
+
+    return called, annotation, takes
 
 
-def _event_type(annotation: Any, name: str) -> type:
+def _called(target: Any) -> Any:
+    """What Python runs in the end: under partials, bound methods and `__call__`."""
+    for _ in range(_LAYERS_MAX):
+        if isinstance(target, functools.partial):
+            target = target.func
+        elif isinstance(target, staticmethod) or inspect.ismethod(target):
+            target = target.__func__
+        elif inspect.isroutine(target) or isinstance(target, type):
+            break
+        else:
+            target = type(target).__call__
+    return target
+
+
+def _annotation(parameter: inspect.Parameter, called: Any) -> Any:
+    """What it stands for, where it is written as text; `Record` is known though it may be imported for type checkers only."""
+    if parameter.annotation is parameter.empty:
+        return None
+    written = inspect.unwrap(called)
+    around = SimpleNamespace(__annotations__={"event": parameter.annotation})
+    known = {"Record": Record, **getattr(written, "__globals__", {})}
+    return typing.get_type_hints(around, globalns=known)["event"]
+
+
+def _arguments(target: Any) -> str:
+    asked = [
+        it for it in inspect.signature(target).parameters.values() if it.default is it.empty and it.kind not in _ANY
+    ]
+    return f"takes {len(asked)} arguments ({', '.join(it.name for it in asked)})"
+
+
+def _event_type(annotation: Any, refuse: _Refusing) -> type:
     plain = typing.get_origin(annotation) or annotation
     if isinstance(plain, type) and (plain is dict or issubclass(plain, BaseModel)):
         return plain
-    raise HandlerRefused(f"--handler {name}: its event is annotated as {annotation}. A handler is {SHAPES}.")
+    raise refuse(f": its event is annotated as {annotation}.")
 
 
 def refuse_misfit(handler: Handler, fields: Collection[str], record: str) -> None:

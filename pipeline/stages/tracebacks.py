@@ -12,7 +12,9 @@ _FRAMES_MAX = 40
 _CHAIN_MAX = 8
 _MEMBERS_MAX = 3
 # Where the worker calls the handler: frames above are ours, and the same each time.
-_OURS = tuple(str(Path(__file__).with_name(name)) for name in ("crew.py", "work.py", "consume.py", "forward.py"))
+_OURS = tuple(
+    str(Path(__file__).with_name(name)) for name in ("calls.py", "crew.py", "work.py", "consume.py", "forward.py")
+)
 _CUT = "[earlier frames are left out]\n"
 
 
@@ -21,7 +23,10 @@ def traceback_of(error: BaseException) -> str | None:
 
     Where an exception has a cause or a context, that comes first, as Python prints it.
     """
-    text = "".join(_chained(error, _CHAIN_MAX, set()))
+    try:
+        text = "".join(_chained(error, _CHAIN_MAX, set()))
+    except BaseException:  # noqa: BLE001  # whatever a class of the user's made of its names, its cause or its members
+        return None
     if not text:
         return None
     cut = text.encode("utf-8", "backslashreplace")
@@ -44,8 +49,8 @@ def _chained(error: BaseException, depth: int, seen: set[int]) -> list[str]:
     frames = _frames(error)
     if frames or lines:
         lines += [*frames, f"{_name(error)}\n"]
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions[:_MEMBERS_MAX]:
+    if issubclass(type(error), BaseExceptionGroup):  # not isinstance: that asks the object for its class
+        for member in error.exceptions[:_MEMBERS_MAX]:  # type: ignore[attr-defined]
             lines += [f"in {_name(error)}:\n", *_chained(member, depth - 1, seen)]
     return lines
 

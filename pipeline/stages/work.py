@@ -37,6 +37,11 @@ class Work:
     waited: bool = False
     away: bool = False
     of_run: bool = False
+    fresh: Callable[[Record], Any] | None = None
+
+    def again(self) -> Any:
+        """Its event, made anew where `fresh` can: a handler may have changed the one that it was given."""
+        return self.event if self.fresh is None else self.fresh(self.record)
 
     @property
     def attempts(self) -> int:
@@ -131,6 +136,12 @@ class Straight:
             run, rest = run.split(most)
             self._runs.appendleft(rest)
         return run
+
+    def put_back(self, run: Run) -> None:
+        """To the front: it was taken, and no handler saw it."""
+        self._runs.appendleft(run)
+        if any(part.stream.shard.closed for part in run.parts):
+            self.drop_closed()
 
     def clear(self) -> list[Work]:
         """All of it, as works, in the order it came."""

@@ -16,6 +16,7 @@ from pipeline.core.retry import Journey, RetryPolicy
 from pipeline.errors import (
     BrokerUnavailable,
     DeliveryFailed,
+    HandlerFailed,
     NotTogether,
     RegistryUnavailable,
     Reject,
@@ -874,3 +875,21 @@ def test_retry_topics_wait_while_the_broker_does_not_say_how_far_the_source_goes
     assert 1 <= len(asked) < 100, "with back-off"
     bench.broker.bounds = bounds  # type: ignore[method-assign]
     bench.until(lambda: "a9" in bench.effects)
+
+
+def test_bug_that_stopped_three_workers_becomes_a_letter_that_tells_it_and_the_rest_is_handled() -> None:
+    bench = mortal("a1", "x1", "b1")
+    bench.fails = {"x1": [AttributeError(f"of None, {n}") for n in range(3)]}
+    for _ in range(2):
+        bench.start()
+        turns = iter(range(2_000))
+        with pytest.raises(HandlerFailed, match=r"@ 1: AttributeError"):
+            bench.stage.run(lambda turns=turns: next(turns, None) is None)
+        bench.kill()
+    bench.start()
+    bench.turns()
+    [letter] = bench.broker.letters()
+    assert (letter["value"], letter["reason"], letter["error_class"]) == (b"x1", "crash_loop", "AttributeError")
+    assert letter["error"] == "the worker stopped 3 times at this record, at last: of None, 2"
+    assert bench.offset() == 3
+    assert set(bench.effects) == {"a1", "b1"}
