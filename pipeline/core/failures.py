@@ -24,6 +24,7 @@ from pipeline.errors import (
 )
 
 ERROR_CHARACTERS_MAX = 1024
+CLASS_CHARACTERS_MAX = 256
 
 
 class FailureKind(StrEnum):
@@ -202,7 +203,8 @@ def _name(error: BaseException) -> str:
     # As the interpreter knows the class: what a metaclass makes of these names may fail.
     kind = type(error)
     module, name = vars(type)["__module__"].__get__(kind), str(vars(type)["__qualname__"].__get__(kind))
-    return name if module == "builtins" or not isinstance(module, str) else f"{module}.{name}"
+    full = name if module == "builtins" or not isinstance(module, str) else f"{module}.{name}"
+    return _printable(full[:CLASS_CHARACTERS_MAX])
 
 
 def _message(error: BaseException) -> str:
@@ -219,12 +221,14 @@ def one_line(error: BaseException) -> str:
     """What decided, its class and its text, for a line of a log or a terminal: what breaks the line is escaped."""
     leaf = _deciding(error)[1]
     text, name = _message(leaf), _name(leaf).rpartition(".")[2]
-    text = text if text.isprintable() else "".join(map(_visible, text))
+    text = _printable(text)
     return name if text in {name, _name(leaf)} else f"{name}: {text}"
 
 
-def _visible(one: str) -> str:
-    return one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode()
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
 
 
 # The interpreter's own: a subclass may have put another one in front.

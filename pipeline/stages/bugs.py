@@ -37,7 +37,8 @@ def bug(what: str, where: str, error: BaseException, *, stops: str, rest: str) -
 class LongCalls:
     """Looks after the calls of a handler that go on: says which ones do for long.
 
-    With `timeout_s` one that takes longer ends the worker: nothing can stop a thread, so the process has to.
+    With `timeout_s` one that takes longer ends the worker: nothing can stop a thread, nor a coroutine that blocks its loop or
+    swallows its cancellation, so the process has to.
     """
 
     def __init__(
@@ -66,9 +67,9 @@ class LongCalls:
         if self._timeout_s is None or age < self._timeout_s:
             return None
         return HandlerFailed(
-            f"{self._what} has not returned for {age:.0f} s at {_where(calls[0])}; consume.handler_timeout_s allows "
-            f"{self._timeout_s:g} s. Nothing can stop a thread, so the worker stops: everything else is committed, and this "
-            "record will be redelivered. Give what it waits for a time-out of its own."
+            f"{self._what} has not returned for {age:.0f} s at {_where(calls[0])}; consume.handler_timeout_s does not allow "
+            "that, and nothing here can stop it. So the worker stops: everything else is committed, and this record will be "
+            "redelivered. Give what it waits for a time-out of its own."
         )
 
     def _say(self, calls: Sequence[Call], age: float, now: float) -> None:

@@ -72,6 +72,8 @@ HAND_OVER_S = 0.001
 DRAIN_S = 10.0
 # The same on the way out: below the 30 s after which Kubernetes kills.
 STOP_S = 20.0
+# For a coroutine that was cancelled because it took too long, to end.
+CANCELLED_S = 10.0
 SCHEMA_AGAIN_S = 0.5
 # A schema that the registry does not know yet is said this often.
 GRACE_SAID_EVERY_S = 10.0
@@ -111,7 +113,7 @@ class Consume:
     and of why it was given up or parked, if it was. `until` names the offset of each partition at which to stop;
     with `settle`, not before what went to retry topics meanwhile is settled too.
     `crash_limit` is how many deaths with it in hand a record is granted, 0 for any number. `bugs` is what becomes of a
-    record whose handler has a bug. A call of a plain handler that takes longer than `handler_timeout_s` stops the worker.
+    record whose handler has a bug. A call that takes longer than `handler_timeout_s`, and cannot be cancelled, stops the worker.
     """
 
     def __init__(
@@ -152,8 +154,9 @@ class Consume:
         self._jitter = jitter
         self._keep_order = keep_order
         self._bugs = bugs
-        # A coroutine is cancelled by its crew. Crews whose calls take no time have none to tell of.
-        limit_s = None if handler.kind is Kind.ASYNC else handler_timeout_s
+        # A coroutine is cancelled by its crew, and has some time to end then.
+        limit_s = handler_timeout_s and handler_timeout_s + (CANCELLED_S if handler.kind is Kind.ASYNC else 0.0)
+        # Crews whose calls take no time have none to tell of.
         calls = getattr(crew, "calls", list)
         self._long_calls = LongCalls(f"The handler {handler.name}", calls, clock, limit_s)
         self._seen = seen

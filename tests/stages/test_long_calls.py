@@ -80,7 +80,7 @@ def test_call_that_takes_longer_than_it_may_is_told() -> None:
     found = watched.until(20)
     assert watched.now == 5.0
     assert "has not returned for 5 s at orders.v1 [3] @ 42" in str(found)
-    assert "consume.handler_timeout_s allows 5 s" in str(found)
+    assert "consume.handler_timeout_s does not allow that" in str(found)
 
 
 @pytest.mark.parametrize("make", [run_of, works])
@@ -157,6 +157,25 @@ def test_time_out_of_an_async_handler_says_whose_it_is() -> None:
     ]  # fmt: skip
     assert "consume.handler_timeout_s" in str(done[0].error)
     assert str(done[1].error) == "its own"
+    crew.close()
+
+
+def test_coroutine_that_blocks_its_loop_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    async def handle(event: dict, record: Record) -> None:
+        if record.offset == 1:
+            assert go.wait(DEADLINE_S)  # no await: nothing else runs on the loop
+
+    monkeypatch.setattr("pipeline.stages.consume.STOP_S", 0.05)
+    monkeypatch.setattr("pipeline.stages.consume.CANCELLED_S", 0.05)
+    crew = crew_for(adapt(handle, "test"), 2, 500, timeout_s=0.05)
+    bench = Bench(records("a", "x", "b"), handle, crew=crew, clock=time.monotonic, handler_timeout_s=0.05)
+    deadline = time.monotonic() + DEADLINE_S
+    with pytest.raises(HandlerFailed, match=r"has not returned for .* at orders.v1 \[0\] @ 1"):
+        bench.stage.run(lambda: time.monotonic() > deadline)
+    assert bench.source.committed_offsets[P0] == 1
+    go.set()
     crew.close()
 
 

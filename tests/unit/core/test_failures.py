@@ -122,6 +122,14 @@ def test_exception_that_hides_is_of_no_known_kind_and_has_a_name(kinds: list[typ
     assert retry_after(error) is None
 
 
+def test_name_of_a_class_can_be_written_whatever_it_is() -> None:
+    odd = type("a\n" + "x" * 10_000, (Exception,), {"__module__": "m\ud800"})
+    name = classify(odd()).error_class
+    assert name.startswith(r"m\ud800.a\nxxx")
+    assert len(name) < 300
+    name.encode()
+
+
 def test_words_are_cut_and_one_line_of_them_is_visible() -> None:
     assert len(classify(Exception("x" * 10_000_000)).message) == ERROR_CHARACTERS_MAX
     line = one_line(ValueError("a\nb\x1b[31m\0\ud800\u202e"))
