@@ -310,7 +310,9 @@ def test_what_shows_that_the_work_is_not_done_stops_at_the_record_by_no_choice(
 
 
 @pytest.mark.parametrize("way", ["run", "threads", "loop"])
-@pytest.mark.parametrize("returned", [True, False, 0, "stored", {"ok": True}, [1], b"", object()], ids=str)
+@pytest.mark.parametrize(
+    "returned", [True, False, 0, "stored", {"ok": True}, [1], b"", object()], ids=lambda it: type(it).__name__
+)
 def test_plain_value_that_a_handler_returns_is_passed_over(way: str, returned: object) -> None:
     told = drive(way, lambda: returned)
     assert (told.letters, told.committed, told.stopped) == ([], 3, "")

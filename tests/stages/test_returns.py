@@ -137,7 +137,9 @@ def test_event_that_a_handler_changed_before_it_failed_is_made_anew_for_the_next
 
 
 @pytest.mark.parametrize(
-    "value", [Future(), [NO], [(A, NO)], (A, NO), {NO}, Keyed("k", {}), map(str, ()), filter(None, ())], ids=repr
+    "value",
+    [Future(), [NO], [(A, NO)], (A, NO), {NO}, Keyed("k", {}), map(str, ()), filter(None, ())],
+    ids=lambda it: type(it).__name__,
 )
 def test_what_says_that_work_is_left_is_refused(value: object) -> None:
     with pytest.raises(WrongReturn, match=r"^returned "):
