@@ -165,12 +165,14 @@ def test_coroutine_that_blocks_its_loop_ends_the_worker(monkeypatch: pytest.Monk
 
     async def handle(event: dict, record: Record) -> None:
         if record.offset == 1:
+            while bench.source.committed_offsets.get(P0) != 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
             assert go.wait(DEADLINE_S)  # no await: nothing else runs on the loop
 
     monkeypatch.setattr("pipeline.stages.consume.STOP_S", 0.05)
     monkeypatch.setattr("pipeline.stages.consume.CANCELLED_S", 0.05)
-    crew = crew_for(adapt(handle, "test"), 2, 500, timeout_s=0.05)
-    bench = Bench(records("a", "x", "b"), handle, crew=crew, clock=time.monotonic, handler_timeout_s=0.05)
+    crew = crew_for(adapt(handle, "test"), 2, 500, timeout_s=1.0)
+    bench = Bench(records("a", "x", "b"), handle, crew=crew, clock=time.monotonic, handler_timeout_s=1.0)
     deadline = time.monotonic() + DEADLINE_S
     with pytest.raises(HandlerFailed, match=r"has not returned for .* at orders.v1 \[0\] @ 1"):
         bench.stage.run(lambda: time.monotonic() > deadline)
