@@ -12,7 +12,7 @@ from tests.integration.test_consume import letters
 pytestmark = pytest.mark.integration
 
 SHOP = """
-import os, signal, time
+import asyncio, logging, os, signal, time
 from pipeline.core.record import Record
 from pipeline.errors import Retry
 
@@ -43,6 +43,28 @@ def later(event: dict, record: Record) -> None:
     note(f"{event['order_id']} {record.attempt} {time.monotonic()}")
     if record.attempt == 1:
         raise Retry("not yet", after=1.5)
+
+async def awaited(event: dict, record: Record) -> None:
+    note(event["order_id"])
+
+def forgot(event: dict, record: Record) -> None:
+    return awaited(event, record)
+
+def generates(event: dict, record: Record) -> None:
+    yield note(event["order_id"])
+
+def odd(event: dict, record: Record) -> None:
+    logging.getLogger("anything").info("handling %s", event["order_id"])
+    if event["order_id"] == "A-1":
+        event["nothing"].upper
+    if event["order_id"] == "A-2":
+        None.upper()
+    note(event["order_id"])
+
+async def hangs(event: dict, record: Record) -> None:
+    if event["order_id"] == "A-1" and record.attempt == 1:
+        await asyncio.sleep(3600)
+    note(event["order_id"])
 """
 
 
@@ -192,3 +214,35 @@ def test_every_class_of_failure_has_its_own_metric(shop: Pipe) -> None:
         refused = shop.run("consume", "--until-end")
     assert (refused.code, "metrics.port" in refused.stderr) == (2, True), refused.stderr
     assert worker.end().code == 0
+
+
+def test_handler_that_does_not_run_handles_nothing(shop: Pipe) -> None:
+    shop.produce([order(n) for n in range(3)])
+    refused = shop.run("consume", "--handler", "shop:generates", "--until-end")
+    assert (refused.code, "has a `yield`" in refused.stderr) == (2, True), refused.stderr
+    stopped = shop.run("consume", "--handler", "shop:forgot", "--until-end", "--json")
+    assert (stopped.code, stopped.json["handled"]) == (1, 0), stopped.stderr
+    assert "returned coroutine, which nobody awaits" in stopped.stderr
+    assert (noted(shop), shop.lag(), letters(shop)) == ([], 3, [])
+
+
+def test_bug_that_one_record_brings_out_is_its_dead_letter_by_choice_and_what_handlers_log_is_shown(shop: Pipe) -> None:
+    shop.env |= {
+        "PIPELINE_RETRY__BUGS": "dead-letter",
+        "PIPELINE_RETRY__TIERS": "none",
+        "PIPELINE_RETRY__ATTEMPTS": "1",
+    }
+    shop.produce([order(n) for n in range(4)])
+    ended = shop.run("consume", "--handler", "shop:odd", "--until-end", "--json")
+    assert ended.code == 0, ended.stderr
+    assert sorted(noted(shop)) == ["A-0", "A-3"]
+    assert {letter["key"]: letter["reason"] for letter in letters(shop)} == {b"A-1": "retries_exhausted", b"A-2": "bug"}
+    assert "handling A-0" in ended.stderr
+
+
+def test_async_handler_that_hangs_is_cancelled_and_tried_again(shop: Pipe) -> None:
+    shop.env |= {"PIPELINE_CONSUME__HANDLER_TIMEOUT_S": "0.5"}
+    shop.produce([order(n) for n in range(3)])
+    ended = shop.run("consume", "--handler", "shop:hangs", "--until-end", "--json")
+    assert (ended.code, ended.json["handled"]) == (0, 3), ended.stderr
+    assert sorted(noted(shop)) == ["A-0", "A-1", "A-2"]
