@@ -48,12 +48,12 @@ class Journaled(TransactionalProducer):
         super().publish(topic, key, value, headers=tuple(stamped), **rest)
         self._published.append((topic, (dict(headers)[ID] or b"").decode()))
 
-    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
+    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any, *notes: Any) -> None:
         if WRITTEN in os.environ.get(faults.STOP_AT, ""):
             self._producer.flush(10)
         self._reached(WRITTEN)
         self._offsets |= {where.partition: offset for where, offset in offsets.items() if where.topic == self.source}
-        super().send_offsets(offsets, group)
+        super().send_offsets(offsets, group, *notes)
 
     def commit(self) -> None:
         self._tell(asked=True, published=self._published, offsets=self._offsets)
@@ -111,10 +111,10 @@ def group_name_alone() -> None:
             self._group = transactional_id.rpartition("-")[0]
             self._connection = {"bootstrap.servers": properties["bootstrap.servers"]}
 
-        def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
+        def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any, *notes: Any) -> None:
             if self._group not in known:
                 known[self._group] = GroupOffsets(self._connection, self._group)
-            super().send_offsets(offsets, known[self._group].metadata())
+            super().send_offsets(offsets, known[self._group].metadata(), *notes)
 
     _use(Anonymous)
 
@@ -137,9 +137,9 @@ def offsets_of_lost_partitions() -> None:
     ever: dict[TopicPartition, int] = {}
 
     class Possessive(Journaled):
-        def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
+        def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any, *notes: Any) -> None:
             ever.update(offsets)
-            super().send_offsets(dict(ever), group)
+            super().send_offsets(dict(ever), group, *notes)
 
     _use(Possessive)
 
