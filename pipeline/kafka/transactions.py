@@ -17,7 +17,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka import TopicPartition as ClientPartition
 
 from pipeline.core.record import Headers, TopicPartition
-from pipeline.errors import BrokerUnavailable, MembershipLost, PipelineError, ProducerFenced, SettingsRefused, TooLarge
+from pipeline.errors import (
+    BrokerUnavailable,
+    MembershipLost,
+    PipelineError,
+    ProducerFenced,
+    SettingsRefused,
+    TimestampRefused,
+    TooLarge,
+)
 from pipeline.kafka.errors import translate
 from pipeline.kafka.log import librdkafka_logger
 from pipeline.kafka.producer import ANY_PARTITION, failure
@@ -108,8 +116,9 @@ class TransactionalProducer:
 
         Raises `ProducerFenced` when a twin took the id over, `BrokerUnavailable` when the outcome is not known,
         `DeliveryFailed` and others when nothing was committed. Look at `usable` before the next one: where it is false the
-        producer has to be made anew, after a fatal error as after a connection that broke meanwhile. A request that the
-        client sent twice could otherwise arrive late, in the next transaction (it speaks EndTxn v1).
+        producer has to be made anew, after a fatal error, after a commit that failed for any other reason than a record that its
+        topic refuses, and after a connection that broke meanwhile. A request that the client sent twice could otherwise arrive
+        late, in the next transaction (it speaks EndTxn v1).
         """
         try:
             # No time-out of ours: the transaction's own bounds it, any other could lose track of the outcome.
@@ -117,6 +126,9 @@ class TransactionalProducer:
         except PipelineError as error:
             if self._failed:
                 self._aborted = self.abort()
+                # Where a topic refused a record, the broker answered, and nothing is under way any more. Whatever else ended the
+                # transaction may have left a request that arrives late, in the next one: only a new producer's epoch fences it.
+                self.usable = self.usable and isinstance(self._refused, (TooLarge, TimestampRefused))
                 raise self._refused or error from error
             # Nobody knows what became of it: the next holder of the id does.
             self.usable = False
@@ -125,7 +137,7 @@ class TransactionalProducer:
 
     def abort(self) -> bool:
         """Whether the broker confirmed it; otherwise the next holder of the id aborts it, or its time-out does."""
-        if not self.usable or self._aborted:
+        if self._aborted or not self.usable:
             return self._aborted
         try:
             self._retried(self._producer.abort_transaction, "aborting a transaction")
