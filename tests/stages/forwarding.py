@@ -40,7 +40,7 @@ class Transactions:
 
         self._pending.append(write)
 
-    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any) -> None:
+    def send_offsets(self, offsets: Mapping[TopicPartition, int], group: Any, notes: Any = None) -> None:
         self._offsets = offsets
 
     def commit(self) -> None:
