@@ -42,7 +42,6 @@ from pipeline.serde.patches import read_patch
 from pipeline.serde.writer_schemas import WriterSchemas
 from pipeline.settings import Settings
 from pipeline.stages import provision, schema_gate, schema_report, topic_report
-from pipeline.stages.bugs import looked_after
 from pipeline.stages.consume import Consume
 from pipeline.stages.crew import crew_for
 from pipeline.stages.forward import Forward
@@ -329,7 +328,7 @@ def forward(
         def join(listener: Listener) -> GroupConsumer:
             return opened.enter_context(closing(GroupConsumer(properties, topics, listener)))
 
-        stage = Forward(
+        yield Forward(
             source=join,
             log=TopicLog(properties, lambda: cluster(settings)),
             connect=connect,
@@ -359,8 +358,6 @@ def forward(
             provided=provided,
             pause_at=pause_at,
         )
-        opened.enter_context(looked_after(stage.long_calls))
-        yield stage
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:

@@ -14,6 +14,7 @@ from pipeline.stages.calls import Call
 LONG_S = 10.0
 SAID_EVERY_MAX_S = 600.0
 _LOOKED_EVERY_S = 0.5
+BESIDE_EVERY_S = 0.02
 _KEY_CHARACTERS_MAX = 80
 _log = logging.getLogger(__name__)
 
@@ -111,15 +112,15 @@ def _fields(record: Record) -> dict[str, object]:
 
 
 @contextmanager
-def looked_after(calls: LongCalls) -> Iterator[None]:
-    """While the block runs, by a thread of its own: for a stage that calls in the thread that would look."""
+def beside(look: Callable[[], object]) -> Iterator[None]:
+    """While the block runs, `look` by a thread of its own: for a stage that calls in the thread that would look."""
     over = threading.Event()
 
-    def look() -> None:
-        while not over.wait(_LOOKED_EVERY_S):
-            calls.look()
+    def looking() -> None:
+        while not over.wait(BESIDE_EVERY_S):
+            look()
 
-    thread = threading.Thread(target=look, name="long-calls", daemon=True)
+    thread = threading.Thread(target=looking, name="beside", daemon=True)
     thread.start()
     try:
         yield

@@ -36,7 +36,7 @@ from pipeline.errors import (
 from pipeline.serde.wire import schema_id_or_none
 from pipeline.stages.ages import ages
 from pipeline.stages.back_off import BackOff
-from pipeline.stages.bugs import LongCalls, bug
+from pipeline.stages.bugs import LongCalls, beside, bug
 from pipeline.stages.calls import Call
 from pipeline.stages.failure_log import FailureLog
 from pipeline.stages.misfits import LARGE_BYTES, Misfits
@@ -114,10 +114,13 @@ class _Slice:
     """How far the work is: it is left between two records (`cut`), and goes on with another partition (`first`).
 
     `since` is when the work on the first record of this transaction began, `slow` are its records that took long. `alone` are
-    those that took a transaction beyond its time: before each of them the transaction `ends_before_the_next`.
+    those that took a transaction beyond its time: before each of them the transaction `ends_before_the_next`. The first record
+    that waits in the stream of `at` is worked on, since that second; a thread beside cuts it short when it is `until`.
     """
 
+    at: tuple[Stream, float] | None = None
     since: float = 0.0
+    until: float = 0.0
     cut: bool = False
     first: int = 0
     ends_before_the_next: bool = False
@@ -201,10 +204,8 @@ class Forward:
         self._producer: Transactions | None = None
         self._begun_at: float | None = None
         self._slice = _Slice()
-        # Whose first record is worked on, since when.
-        self._at: tuple[Stream, float] | None = None
         self._broken: HandlerFailed | None = None
-        self.long_calls = LongCalls("The transform", self._calls, clock, None)
+        self._long_calls = LongCalls("The transform", self._calls, clock, None)
         self._moved: set[TopicPartition] = set()
         self._in_transaction = Totals()
         self._provisional = 0
@@ -231,12 +232,13 @@ class Forward:
         live twin), `NotTogether`, authorisation errors. An environment that is down is waited for without end.
         """
         try:
-            while not stopping():
-                self._turn()
-                tick()
-                if self._at_the_end():
-                    break
-            self._attempt(self._end_transaction)
+            with beside(self.look):
+                while not stopping():
+                    self._turn()
+                    tick()
+                    if self._at_the_end():
+                        break
+                self._attempt(self._end_transaction)
         except PipelineError:
             self._abort()
             raise
@@ -368,30 +370,30 @@ class Forward:
         now = self._clock()
         if self._begun_at is None:
             self._slice.since = now
-        until = min(now + SLICE_S, max(now + SLICE_MIN_S, self._slice.since + self._interval_s))
         self._slice.cut = False
+        self._slice.until = min(now + SLICE_S, max(now + SLICE_MIN_S, self._slice.since + self._interval_s))
         streams = list(self._partitions.open.values())
         first = self._slice.first % len(streams) if streams else 0
         for number, stream in enumerate(streams[first:] + streams[:first]):
-            self._at = stream, now
+            self._slice.at = stream, now
             try:
-                self._work_on(stream, until)
+                self._work_on(stream)
             finally:
-                self._at = None
+                self._slice.at = None
             if self._slice.cut or self._broken is not None:
                 self._slice.first = first + number + 1
                 return
 
-    def _work_on(self, stream: Stream, until: float) -> None:
-        waiting, clock, alone = stream.waiting, self._clock, self._slice.alone
+    def _work_on(self, stream: Stream) -> None:
+        waiting, its = stream.waiting, self._slice
         # Those of a retry topic wait for their time, one by one.
         ahead = iter(()) if stream.tier else self._decoder.decode_run(list(map(value_of, waiting)))
-        done, reached, last = 0, 0, clock()
+        done, reached, read = 0, 0, None
         try:
             while waiting:
                 read = waiting[0]
-                if alone and self._begun_at is not None and (stream.where, read.offset) in alone:
-                    self._slice.cut = self._slice.ends_before_the_next = True
+                if its.alone and self._begun_at is not None and (stream.where, read.offset) in its.alone:
+                    its.cut = its.ends_before_the_next = True
                     break
                 # Of the source nothing waits, unless it failed.
                 if (stream.tier or stream.due is not None) and not self._due(stream, read):
@@ -405,37 +407,36 @@ class Forward:
                     break
                 waiting.popleft()
                 done, reached = done + 1, read.offset + 1
-                now = clock()
-                if now >= until:
-                    self._note_slow(stream, read, now - last)
-                    self._slice.cut = True
+                if its.cut:
                     break
-                last = now
         finally:
-            self._left(stream, done, reached, last)
+            self._left(stream, done, reached, read)
 
-    def _left(self, stream: Stream, done: int, reached: int, last: float) -> None:
-        """The work on it is over for now, or failed: so many are done, up to there; `last` is when the next one was begun."""
-        if stream.waiting:
-            self._note_slow(stream, stream.waiting[0], self._clock() - last)
+    def _left(self, stream: Stream, done: int, reached: int, last: Record | None) -> None:
+        """The work on it is over for now, or failed: so many are done, up to there; `last` is the one that was begun last."""
         if done:
             stream.progress.reached(reached)
             self._moved.add(stream.where)
             self._in_transaction.consumed += done
         if self._slice.cut:
+            # All that came before it took no longer than the slice.
+            if last is not None and self._clock() - self._slice.until > SLOW_S:
+                self._slice.slow.add((stream.where, last.offset))
             return
         if stream.waiting:
             self._partitions.hold(self._source, [stream], "not due")
         else:
             self._partitions.free(self._source, [stream], "not due")
 
-    def _note_slow(self, stream: Stream, read: Record, took_s: float) -> None:
-        if took_s > SLOW_S:
-            self._slice.slow.add((stream.where, read.offset))
+    def look(self) -> None:
+        """Called by a thread beside, now and then: whether the work has to be left after this record, or goes on for long."""
+        if self._slice.at is not None and self._clock() >= self._slice.until:
+            self._slice.cut = True
+        self._long_calls.look()
 
     def _calls(self) -> list[Call]:
         """The call of the transform that goes on, as another thread sees it."""
-        at = self._at
+        at = self._slice.at
         try:
             return [] if at is None else [Call(at[0].waiting[0], 1, at[1])]
         except IndexError:  # it ended meanwhile
@@ -716,7 +717,7 @@ class Forward:
         self._in_transaction = Totals()
         self._dead.clear()
         self._slice.slow.clear()
-        self._slice.ends_before_the_next = False
+        self._slice.cut = self._slice.ends_before_the_next = False
         self._moved.clear()
         streams = list(self._partitions.open.values())
         self._source.pause([stream.where for stream in streams])
@@ -809,8 +810,8 @@ class Forward:
             "in_flight_records": sum(len(stream.waiting) for stream in streams),
             "parked_records": sum(len(shard.fence) for shard in {stream.shard for stream in streams}),
             **ages(self._clock, last_poll=self._polled_at, last_commit=self._committed_at),
-            "handlers_running": self.long_calls.running(),
-            "oldest_in_flight_seconds": self.long_calls.oldest_s(),
+            "handlers_running": self._long_calls.running(),
+            "oldest_in_flight_seconds": self._long_calls.oldest_s(),
         }
 
     def counts(self) -> tuple[int, str]:

@@ -32,7 +32,7 @@ class Transactions:
         self.log.append("begin")
 
     def publish(self, topic: str, key: Any, value: Any, *, headers: Any = (), partition: int | None = None,
-                timestamp_ms: int | None = None, on_offset: Callable[[int], None] | None = None) -> None:  # fmt: skip
+                timestamp_ms: int | None = None, on_offset: Callable[[int], None] | None = None, **_: Any) -> None:  # fmt: skip
         def write() -> None:
             record = self._broker.write(TopicPartition(topic, partition or 0), key, value, headers, timestamp_ms)
             if on_offset is not None:

@@ -242,6 +242,7 @@ def test_slow_transform_commits_by_its_interval_and_stops_between_two_records() 
     def transform(event: dict, record: Record) -> Keyed:
         seen.append(event["id"])
         bench.clock.now += 0.5
+        bench.stage.look()  # as the thread beside does
         return Keyed("k", event)
 
     bench = forward_of(100, transform)
@@ -265,6 +266,19 @@ def test_quick_transforms_are_not_cut() -> None:
     assert len(bench.forwarded()) == 501
 
 
+def test_thread_beside_cuts_a_transform_that_is_slow_by_the_real_clock() -> None:
+    def transform(event: dict, record: Record) -> Keyed:
+        handled.append(event["id"])
+        time.sleep(0.02)
+        return Keyed("k", event)
+
+    handled: list[str] = []
+    bench = forward_of(1_000, transform, clock=time.monotonic)
+    bench.run(lambda: len(handled) >= 5)
+    assert len(handled) < 500, "it was asked to stop at five"
+    assert bench.committed(0) + bench.committed(1) == len(handled)
+
+
 def lambda_transform(event: dict, record: Record) -> Keyed:
     return Keyed("k", event)
 
@@ -276,6 +290,7 @@ def test_record_that_takes_longer_than_a_transaction_may_is_forwarded_in_one_tha
     def transform(event: dict, record: Record) -> Keyed:
         if event["id"] == "1":
             bench.clock.now += 70.0
+            bench.stage.look()
         return Keyed("k", event)
 
     bench = forward_of(4, transform)
