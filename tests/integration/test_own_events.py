@@ -32,5 +32,5 @@ def test_event_of_the_readme_is_sent_handled_and_given_up(bare_pipe: Pipe) -> No
         "consume", "--topic", "payments.v1", "--group", "payments", "--handler", "shop.payments:handle", "--until-end"
     )
     assert ended.code == 0, ended.stderr
-    assert "] @ 0: P-1, 9.90\n" in ended.stderr
+    assert "] @ 0: P-1, 9.90" in ended.stderr
     assert "a payment has an amount" in pipe.run("deadletters", "list", "--key", "P-2").stdout
